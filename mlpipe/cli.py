@@ -77,7 +77,7 @@ def verdicts(run_dir: Path) -> list[str]:
     import json
     found = []
     for file in sorted(run_dir.glob("*/evaluate/out/verdict.json")):
-        found.append(f"{file.parts[-4]}: {json.loads(file.read_text(encoding='utf-8')).get('sentence', '')}")
+        found.append(json.loads(file.read_text(encoding="utf-8")).get("sentence", ""))
     return found
 
 def finish(result: Any) -> None:

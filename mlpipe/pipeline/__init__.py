@@ -11,7 +11,7 @@ from typing import Any
 
 # %% ../../nbs/pipeline/overview.ipynb #de494cd7
 HOMES = {"register_stage": "stage", "StageResult": "stage", "Task": "stage", "TaskId": "stage", "ArtifactManifest": "manifest", "ModelArtifact": "manifest",
-         "PipelineRunner": "runner", "RunResult": "runner", "load_run": "runs", "Run": "runs", "compare_runs": "compare", "StageEngine": "engine"}
+         "PipelineRunner": "runner", "RunResult": "runner", "load_run": "runs", "Run": "runs", "compare_runs": "compare"}
 
 def __getattr__(name: str) -> Any:
     if name in HOMES: return getattr(import_module(f"mlpipe.pipeline.{HOMES[name]}"), name)

@@ -104,6 +104,8 @@ def run_task(run_dir: Path | str, task_id: TaskId, attempt: int = 1) -> dict:
         if not stage.wanted(task.settings):
             result, status = StageResult(metrics=task.settings.reads()), "skipped"
         else: result, status = stage.function(task), "ok"
+        if not isinstance(result, StageResult):
+            raise TypeError(f"a stage must return a StageResult, got {type(result).__name__} (stage {stage.name}). Return one.")
         record = {"schema": SCHEMA, "stage": stage.name, "symbol": task_id.symbol, "model": task_id.model, "status": status,
                   "key": key_of(parts), "key_parts": parts, "inputs": input_facts(records, run_dir.name), "outputs": file_facts(made),
                   "reads": task.reads, "rows": result.rows, "metrics": dict(result.metrics), "reused": False, "from_run": run_dir.name,

@@ -66,7 +66,7 @@ def notebook_body(notebook: dict) -> str:
     import nbformat
     from nbconvert import HTMLExporter
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
-    shown = nbformat.from_dict(readable_cells(notebook))
+    shown = nbformat.reads(json.dumps(readable_cells(notebook)), as_version=4)
     return without_scripts(exporter.from_notebook_node(shown)[0])
 
 def failure(notebook: dict) -> str:

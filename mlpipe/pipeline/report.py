@@ -202,8 +202,8 @@ def task_table(run: RunFacts) -> Markup:
     return table(rows, ["task", "", "rows in", "rows out", "time", "CPU", "peak MB", ""])
 
 # %% ../../nbs/pipeline/report.ipynb #c43a7687
-MAIN_FILES = (("clean", "bars.parquet"), ("features", "features.parquet"), ("finalize", "labels.parquet"), ("split", "rows.parquet"),
-              ("scale", "scaler.json"), ("train", "weights.safetensors"), ("evaluate", "verdict.json"))
+MAIN_FILES = (("ingest", "bars.parquet"), ("clean", "bars.parquet"), ("features", "features.parquet"), ("finalize", "labels.parquet"),
+              ("split", "rows.parquet"), ("scale", "scaler.json"), ("train", "weights.safetensors"), ("evaluate", "verdict.json"))
 
 def data_table(run: RunFacts) -> Markup:
     """Raw files and main artifacts with size and the first digits of their SHA-256."""

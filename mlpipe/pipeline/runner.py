@@ -75,7 +75,7 @@ def stage_notebook(stage: Stage) -> Path | None:
     return file if file.is_file() and (stage.notebook or stage.module.startswith("mlpipe.stages.")) else None
 
 def run_notebook(run_dir: Path, task: TaskId, notebook: Path) -> None:
-    """Executes a stage notebook for `task`; the executed copy is kept whether or not it succeeds, as HTML too when it does."""
+    """Executes a stage notebook for `task`; the executed copy is kept, as notebook and as HTML, whether or not it succeeds."""
     import papermill
     from mlpipe.pipeline.html import notebook_to_html
     folder = run_dir / task.folder()
@@ -86,8 +86,9 @@ def run_notebook(run_dir: Path, task: TaskId, notebook: Path) -> None:
         papermill.execute_notebook(str(notebook), str(making), parameters=given, engine_name="mlpipe", kernel_name="python3",
                                    progress_bar=False, log_output=False)
     finally:
-        if making.exists(): os.replace(making, executed)
-    notebook_to_html(executed, folder / "executed.html", title=str(task))
+        if making.exists():
+            os.replace(making, executed)
+            notebook_to_html(executed, folder / "executed.html", title=str(task))
 
 # %% ../../nbs/pipeline/runner.ipynb #85619a92
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Per', 'STAGES', 'BUILT_IN', 'SettingsView', 'StageResult', 'TaskId', 'plain', 'read_file', 'write_file',
-           'write_figure', 'Task', 'Stage', 'register_stage', 'declared_stage', 'load_stages', 'get_stage',
+           'write_figure', 'TaskFacts', 'Task', 'Stage', 'register_stage', 'declared_stage', 'load_stages', 'get_stage',
            'stage_tasks', 'stage_needs', 'expand']
 
 # %% ../../nbs/pipeline/stage.ipynb #1ac29ff3
@@ -104,8 +104,8 @@ def write_figure(path: Path, figure: Any) -> Path:
     return path
 
 # %% ../../nbs/pipeline/stage.ipynb #6c4cf407
-class Task:
-    """One stage at work: settings, inputs and outputs. Made by the runner; stages use it, and nothing else, to read and write."""
+class TaskFacts:
+    """What a task is: its stage, symbol and model, and the settings it may read."""
 
     def __init__(self, stage: "Stage", config: PipelineConfig, run_dir: Path, symbol: str = "", model: str = "", out: Path | None = None,
                  skipped: Iterable[str] = (), emit: Callable[[dict], None] = lambda event: None):
@@ -141,6 +141,10 @@ class Task:
         folder = self.run_dir / self.id.folder() / "work"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+# %% ../../nbs/pipeline/stage.ipynb #34aed8c2
+class Task(TaskFacts):
+    """One stage at work. Made by the runner; stages use it, and nothing else, to read and write."""
 
     def has(self, stage: str) -> bool:
         """False where `stage` was skipped by its condition."""

@@ -1,0 +1,31 @@
+"""No edge is found where there is none; a planted one is found."""
+import json
+
+import pytest
+
+from conftest import small_config
+
+
+def verdict(tmp_path, seed, edge):
+    from mlpipe.pipeline.runner import PipelineRunner
+    config = small_config(tmp_path / "runs", seed=seed, **{"synthetic.edge": edge, "synthetic.days": 100, "training.max_epochs": 5, "training.sequence_length": 24})
+    result = PipelineRunner(config, run_id=f"seed-{seed}").run()
+    assert result.ok, [f"{o.task}: {o.error}" for o in result.failed]
+    return json.loads((result.run_dir / "MES/evaluate/out/verdict.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_no_edge_on_a_martingale(tmp_path, seed):
+    v = verdict(tmp_path, seed, 0.0)
+    assert v["skill"] <= 0.005, v
+    assert v["expectancy_low"] is None or v["expectancy_low"] <= 0, v
+    assert v["class"] != "edge found"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_planted_edge_is_found(tmp_path, seed):
+    v = verdict(tmp_path, seed, 0.1)
+    assert v["class"] == "edge found", v
+    assert v["skill"] > 0.005 and v["expectancy_low"] > 0
