@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 from ..instruments import BarrierParams, Instrument
-from ..labels.barriers import barrier_prices, trade_limits
+from ..labels.barriers import barrier_levels, trade_limits
 
 # %% ../../nbs/backtest/trades.ipynb #81510d76
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _exit(open_, high, low, close, s, target, stop, first, final, end_reason):
 
 # %% ../../nbs/backtest/trades.ipynb #1cd7c9bc
 @njit(cache=True, nogil=True)
-def _walk(open_, high, low, close, side, atr, last, wall, k_up, k_down, max_bars, tick, at_open):
+def _walk(open_, high, low, close, side, atr, last, wall, paid, above, below, max_bars, at_open):
     """Trades in order: bars of signal, entry and exit, reason (int64); raw entry and exit price, target, stop, mae, mfe in price units (float64)."""
     size = np.count_nonzero(side)
     where, price = np.empty((size, 4), np.int64), np.empty((size, 6), np.float64)
@@ -93,8 +93,7 @@ def _walk(open_, high, low, close, side, atr, last, wall, k_up, k_down, max_bars
         if s == 0 or not atr[t] > 0 or wall[t + 1] != wall[t] or last[held] <= t:    # nothing wanted, no width, a roll, or no bar left
             t += 1
             continue
-        entry = open_[t + 1] if at_open else close[t]
-        upper, lower = barrier_prices(entry, k_up * atr[t], k_down * atr[t], tick)
+        entry, upper, lower = paid[t], above[t], below[t]
         target, stop = (upper, lower) if s > 0 else (lower, upper)
         final = min(t + max_bars, last[held])
         reason = TIMEOUT if final == t + max_bars else SESSION
@@ -147,8 +146,9 @@ def simulate(bars: pd.DataFrame, side: np.ndarray, barriers: BarrierParams, atr:
     if entry not in ("open", "close"):
         raise ValueError(f"entry must be 'open' or 'close', got {entry!r}. Set labels.entry.")
     prices = [bars[c].to_numpy(np.float64) for c in ("open", "high", "low", "close")]
-    where, price = _walk(*prices, side.astype(np.int64), atr, *last_bars(bars, flat_by_close), barriers.k_up, barriers.k_down, barriers.max_bars,
-                         costs.tick, entry == "open")
+    paid = np.append(prices[0][1:], np.nan) if entry == "open" else prices[3]
+    levels = barrier_levels(paid, barriers.k_up * np.asarray(atr), barriers.k_down * np.asarray(atr), costs.tick)
+    where, price = _walk(*prices, side.astype(np.int64), atr, *last_bars(bars, flat_by_close), paid, *levels, barriers.max_bars, entry == "open")
     return _table(bars, side[where[:, 0]], where, price, costs, entry == "open")
 
 # %% ../../nbs/backtest/trades.ipynb #4d4f0118

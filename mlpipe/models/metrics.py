@@ -106,7 +106,7 @@ def decision_scores(table: np.ndarray) -> dict[str, float]:
     """accuracy, macro_f1, balanced_accuracy (mean recall of the classes that occur) and mcc of a confusion table."""
     true, said, hit, n = table.sum(axis=1), table.sum(axis=0), np.diag(table), table.sum()
     f1 = 2 * hit / np.maximum(true + said, 1e-300)
-    spread = np.sqrt((n ** 2 - (said ** 2).sum()) * (n ** 2 - (true ** 2).sum()))
+    spread = np.sqrt(max(n ** 2 - (said ** 2).sum(), 0.0) * max(n ** 2 - (true ** 2).sum(), 0.0))
     return {"accuracy": float(hit.sum() / n),
             "macro_f1": float(f1[(true + said) > 0].mean()),
             "balanced_accuracy": float((hit[true > 0] / true[true > 0]).mean()),

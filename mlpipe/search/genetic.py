@@ -134,9 +134,12 @@ def choose(fitness: np.ndarray, feasible: np.ndarray, plateau: float) -> Choice 
     """The genome to use on a grid of `fitness` and `feasible` (k_up, k_down, max_bars); None where nothing is feasible. Ties go to the first."""
     if not feasible.any(): return None
     best = lambda values: int(np.argmax(np.where(feasible & np.isfinite(values), values, -np.inf)))
-    optimum, around = best(fitness), neighbour_mean(fitness)
-    spike = is_spike(fitness.flat[optimum], around.flat[optimum], plateau)
-    return Choice(optimum, best(around) if spike else optimum, spike)
+    optimum = best(fitness)
+    if not is_spike(fitness.flat[optimum], neighbour_mean(fitness).flat[optimum], plateau): return Choice(optimum, optimum, False)
+    rest = fitness.copy()
+    rest.flat[optimum] = np.nan                # its own luck must not make its neighbours look like a plateau
+    if not (feasible & np.isfinite(rest)).any(): return Choice(optimum, optimum, False)
+    return Choice(optimum, best((rest + neighbour_mean(rest)) / 2), True)
 
 # %% ../../nbs/search/genetic.ipynb #c907946d
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from numba import njit
 
 from ..config import SearchSettings
 from ..instruments import BarrierParams, Instrument
-from ..labels.barriers import barrier_prices, last_of_run, trade_limits
+from ..labels.barriers import barrier_levels, last_of_run, trade_limits
 
 # %% ../../nbs/search/surface.ipynb #5bd11104
 Genome = tuple[int, int, int]    # positions on the grid's three axes
@@ -97,16 +97,13 @@ def _climb(o, extreme, sign, t, reach, entry, barriers, touch, price, gap):
         if k == len(barriers): return
 
 @njit(cache=True, nogil=True)
-def _first_touches(o, h, l, c, width, reach, at_open, tick, k_up, k_down, up, down, exit_up, exit_down, gap_up, gap_down):
-    """Runs `_climb` on both sides of every row that may be used; reach: int64 (n,), the longest that its trade can last."""
-    upper, lower = np.empty(len(k_up)), np.empty(len(k_down))
-    for t in range(len(c) - 1):
+def _first_touches(o, h, l, entry, reach, upper, lower, up, down, exit_up, exit_down, gap_up, gap_down):
+    """Runs `_climb` on both sides of every row that may be used; entry: float64 (n,); reach: int64 (n,), the longest that its trade can last;
+    upper, lower: float64 (n, levels), the barriers of every level."""
+    for t in range(len(entry) - 1):
         if reach[t] == 0: continue
-        entry = o[t + 1] if at_open else c[t]
-        for i in range(len(k_up)): upper[i] = barrier_prices(entry, k_up[i] * width[t], width[t], tick)[0]
-        for j in range(len(k_down)): lower[j] = barrier_prices(entry, width[t], k_down[j] * width[t], tick)[1]
-        _climb(o, h, 1.0, t, reach[t], entry, upper, up, exit_up, gap_up)
-        _climb(o, l, -1.0, t, reach[t], entry, lower, down, exit_down, gap_down)
+        _climb(o, h, 1.0, t, reach[t], entry[t], upper[t], up, exit_up, gap_up)
+        _climb(o, l, -1.0, t, reach[t], entry[t], lower[t], down, exit_down, gap_down)
 
 # %% ../../nbs/search/surface.ipynb #4e42a025
 class Side(NamedTuple):
@@ -147,9 +144,10 @@ def first_touch_tables(bars: pd.DataFrame, width: np.ndarray, grid: Grid, instru
     width, starts = np.ascontiguousarray(width, np.float64), block_starts(n, blocks)
     held = bars_held(width, *trade_limits(bars, None, flat_by_close), at_open, grid.max_bars, starts)
     upper, lower = Side.empty(len(grid.k_up), n), Side.empty(len(grid.k_down), n)
-    _first_touches(o, h, l, c, width, held.max(axis=0).astype(np.int64), at_open, instrument.tick, grid.k_up, grid.k_down,
-                   upper.touch, lower.touch, upper.price, lower.price, upper.gap, lower.gap)
     paid = np.append(o[1:], np.nan) if at_open else c
+    above = np.column_stack([barrier_levels(paid, k * width, width, instrument.tick)[0] for k in grid.k_up])
+    below = np.column_stack([barrier_levels(paid, width, k * width, instrument.tick)[1] for k in grid.k_down])
+    _first_touches(o, h, l, paid, held.max(axis=0).astype(np.int64), above, below, upper.touch, lower.touch, upper.price, lower.price, upper.gap, lower.gap)
     return Tables(grid, paid, np.ascontiguousarray(side, np.int8), upper, lower, held, c[np.arange(n) + held], starts, instrument)
 
 # %% ../../nbs/search/surface.ipynb #28aaf7ca
