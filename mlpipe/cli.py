@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Symbols', 'Models', 'Data', 'Env', 'Start', 'End', 'Sets', 'Executor', 'Workers', 'Name', 'Reports', 'RunName',
-           'Commands', 'parse_sets', 'make_config', 'say', 'verdicts', 'finish', 'execute', 'demo', 'run', 'plan',
-           'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report', 'verify', 'gc', 'stages', 'models',
-           'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options', 'main']
+           'Commands', 'parse_sets', 'make_config', 'check_models', 'say', 'verdicts', 'finish', 'execute', 'demo',
+           'run', 'plan', 'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report', 'verify', 'gc',
+           'stages', 'models', 'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options',
+           'main']
 
 # %% ../nbs/cli.ipynb #7d03bba0
 import os
@@ -64,7 +65,16 @@ def make_config(env: str = "", symbols: str = "", models: str = "", data: str = 
     given = {"symbols": symbols, "models": models, "data.start": start, "data.end": end, "execution.executor": executor, "execution.workers": workers}
     over = {**parse_sets(sets or []), **{k: v for k, v in given.items() if v}, **({} if reports else {"execution.reports": False})}
     if data: over |= {"data.source": "files", "data.path": str(Path(data).expanduser().resolve())}
-    return get_config(env or None, **over)
+    config = get_config(env or None, **over)
+    check_models(config.models)
+    return config
+
+def check_models(names: tuple[str, ...]) -> None:
+    """Raises ValueError for a network that is not registered, before anything runs."""
+    from mlpipe.models.registry import ModelRegistry
+    known = ModelRegistry.names()
+    for name in names:
+        if name not in known: raise ValueError(f"a model must be one of {', '.join(known)}, got {name!r}. See `mlpipe models`.")
 
 # %% ../nbs/cli.ipynb #cbaa3e43
 def say(text: str = "", error: bool = False, style: str | None = None) -> None:

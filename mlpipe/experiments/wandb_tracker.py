@@ -177,7 +177,7 @@ def parse_run(raw: bytes) -> RunRecord:
         elif kind == "history":
             row: dict[str, Any] = {}
             put(row, record.history.item)
-            history.append({"step": row.pop("_step", record.history.step.num), **own_keys(row)})
+            history.append({"step": row.pop("_step", record.history.step.num), **dict(sorted(own_keys(row).items()))})
     return RunRecord(run.run_id, run.project, run.display_name, run.run_group, run.job_type, tuple(run.tags),
                      own_keys(config), history, own_keys(summary), artifacts, exit_code)
 

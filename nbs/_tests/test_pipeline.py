@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlpipe.page import outside_files
 from mlpipe.pipeline.manifest import ArtifactManifest, lineage, verify
 from mlpipe.pipeline.runner import PipelineRunner
 from mlpipe.pipeline.stage import TaskId
@@ -104,7 +105,7 @@ def test_notebooks_and_functions_give_the_same_bytes(finished, tmp_path):
         folder = runner.run_dir / task.folder()
         assert (folder / "executed.ipynb").exists()
         page = (folder / "executed.html").read_text()
-        assert "<script src=" not in page and "cdn" not in page.lower()
+        assert outside_files(page) == []
 
 
 def test_papermill_by_hand(finished, tmp_path):

@@ -29,7 +29,7 @@ def test_installed_wheel_runs_outside_a_clone(tmp_path):
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True)
     here = subprocess.run([sys.executable, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True).stdout.strip()
     (site / "dependencies.pth").write_text(here + "\n")
-    shutil.copytree(Path(sys.prefix) / "share/jupyter/kernels", tmp_path / "venv/share/jupyter/kernels")
+    for part in ("kernels", "nbconvert"): shutil.copytree(Path(sys.prefix) / "share/jupyter" / part, tmp_path / "venv/share/jupyter" / part)
 
     empty = tmp_path / "empty"; empty.mkdir()
     code = ("import mlpipe, sys; from mlpipe.config import get_config; from mlpipe.pipeline.runner import PipelineRunner; from mlpipe.pipeline.stage import TaskId\n"
