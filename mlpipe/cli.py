@@ -321,10 +321,10 @@ def doctor() -> None:
     if problems: raise typer.Exit(1)
 
 @app.command()
-def docs(out: Annotated[str, typer.Option(help="Folder for the site.")] = "_docs") -> None:
-    """Builds the documentation site from the notebooks (in a clone, with the dev extra)."""
+def docs() -> None:
+    """Builds the documentation site into _docs/ from the notebooks (in a clone, with the dev extra)."""
     from mlpipe.docs import build
-    say(f"site: {build(out)}")
+    say(f"site: {build() / 'index.html'}")
 
 # %% ../nbs/cli.ipynb #4fdfc17f
 @app.callback()
