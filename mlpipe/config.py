@@ -328,8 +328,10 @@ def get_config(env: str | None = None, settings: Path | str | None = None, **ove
 
 # %% ../nbs/config.ipynb #17481baa
 def save_config(config: PipelineConfig, file: Path) -> None:
-    """Writes `config` as JSON, whole and resolved."""
-    Path(file).write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    """Writes `config` as JSON, whole and resolved, in one step."""
+    made = Path(file).with_name(f".{Path(file).name}.{os.getpid()}")
+    made.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    os.replace(made, file)
 
 def load_config(file: Path) -> PipelineConfig:
     """The configuration that `save_config` wrote. Raises SettingsError when it no longer validates."""

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Category', 'CATEGORIES', 'INPUTS', 'REGISTRY', 'Amount', 'FeatureSpec', 'spec_problems', 'recursive',
-           'FeatureRegistry', 'register_feature', 'feature', 'compute']
+           'FeatureRegistry', 'register_feature', 'home', 'feature', 'compute']
 
 # %% ../../nbs/features/registry.ipynb #85653189
 from dataclasses import dataclass
@@ -89,15 +89,17 @@ def register_feature(spec: FeatureSpec, registry: FeatureRegistry | None = None)
     old = registry._specs.get(spec.name)
     if old is not None and not _same_cell(old, spec):
         raise ValueError(f"feature name must be free, got {spec.name!r} (family {old.family}: {old.description}). Choose another name.")
-    registry._specs[spec.name] = spec
-    return spec
+    if old is None or home(spec)[0] != "__main__" or home(old)[0] == "__main__": registry._specs[spec.name] = spec
+    return registry._specs[spec.name]
+
+def home(spec: FeatureSpec) -> tuple[str, str]:
+    """Module and qualified name of a feature's function."""
+    function = getattr(spec.function, "func", spec.function)
+    return getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
 
 def _same_cell(old: FeatureSpec, new: FeatureSpec) -> bool:
     """True where `new` is the same function as `old`, defined again in a notebook."""
-    def origin(spec: FeatureSpec) -> tuple[str, str]:
-        function = getattr(spec.function, "func", spec.function)
-        return getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
-    (module, name), (other, other_name) = origin(old), origin(new)
+    (module, name), (other, other_name) = home(old), home(new)
     return name == other_name and (module == other == "__main__" or "__main__" in (module, other))
 
 REGISTRY = FeatureRegistry()

@@ -55,7 +55,7 @@ def session_end(bars: pd.DataFrame) -> np.ndarray:
     return np.minimum(ends, last_of_run(bars["segment"].to_numpy())) if "segment" in bars else ends
 
 # %% ../../nbs/labels/barriers.ipynb #23da59ef
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def barrier_prices(entry, reach_up, reach_down, tick):
     """(upper, lower) barrier for an entry price and widths in price units; rounded outward to whole ticks, exact where tick is 0."""
     upper, lower = entry + reach_up, entry - reach_down
@@ -87,7 +87,7 @@ def first_touch(m_open, m_high, m_low, start, stop, upper, lower):
     return 0
 
 # %% ../../nbs/labels/barriers.ipynb #6321a232
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _trade(o, h, l, c, first, last, entry, upper, lower, m_open, m_high, m_low, m_start, m_stop):
     """(touch, exit bar, exit price, highest, lowest, ambiguous) of a long entered at `entry` that sees bars [first, last]."""
     top, bottom = entry, entry

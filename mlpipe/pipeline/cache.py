@@ -13,12 +13,15 @@ import importlib.util
 import inspect
 import json
 import platform
+import sys
 import textwrap
+import uuid
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Iterable, Mapping
 
+from .. import STARTED
 from ..config import PipelineConfig
 from ..instruments import get_instrument
 from .manifest import SCHEMA, outputs_problem, read_record, sha256_file, sha256_json, write_json
@@ -68,12 +71,18 @@ def imported(tree: ast.AST, module: str, package: bool) -> set[str]:
 
 # %% ../../nbs/pipeline/cache.ipynb #a0846b09
 @lru_cache(maxsize=None)
-def module_facts(module: str) -> tuple[str, tuple[str, ...]] | None:
-    """Digest and imports of `module`; None when it has no source file."""
-    file = module_file(module)
-    if file is None: return None
+def _facts(module: str, file: Path, mtime_ns: int, size: int) -> tuple[str, tuple[str, ...]]:
     source = file.read_text(encoding="utf-8")
     return code_digest(source), tuple(sorted(imported(ast.parse(source), module, file.name == "__init__.py")))
+
+def module_facts(module: str) -> tuple[str, tuple[str, ...]] | None:
+    """Digest and imports of `module`; None when it has no source file. Raises ValueError when a loaded module was edited since this process began."""
+    file = module_file(module)
+    if file is None: return None
+    stat = file.stat()
+    if module in sys.modules and stat.st_mtime_ns > STARTED:
+        raise ValueError(f"code must not change under a running process, got {module}, written since this one began. Restart the kernel, or the command.")
+    return _facts(module, file, stat.st_mtime_ns, stat.st_size)
 
 def code_parts(modules: Iterable[str]) -> dict[str, str]:
     """Module -> digest, for `modules` and every module of mlpipe (or their own package) that they import, directly or not."""
@@ -105,10 +114,10 @@ def lib_versions(libs: Iterable[str]) -> dict[str, str]:
 
 # %% ../../nbs/pipeline/cache.ipynb #ea9ff495
 def external_digest(file: Path, store: Path | None = None) -> str:
-    """SHA-256 of a raw file; `store` keeps it for as long as path, size and modification time stay."""
+    """SHA-256 of a raw file; `store` keeps it for as long as path, size, times of modification and change, and inode stay."""
     stat = file.stat()
     entry = store / "files" / f"{sha256_json(str(file.resolve()))[:24]}.json" if store else None
-    stamp = [stat.st_size, stat.st_mtime_ns]
+    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     try: known = json.loads(entry.read_text()) if entry else None
     except (OSError, json.JSONDecodeError): known = None
     if known and known["stamp"] == stamp: return known["sha256"]
@@ -133,8 +142,11 @@ def setting_values(config: PipelineConfig, names: Iterable[str]) -> dict[str, An
 
 def stage_code(stage: Stage, model: str = "") -> dict[str, str]:
     """The digests that make up a stage's code; of a stage defined in a notebook, its function's own source."""
-    if stage.module != "__main__": return code_parts(stage.modules(model))
-    return {"__main__": code_digest(textwrap.dedent(inspect.getsource(stage.function)))[:16]}
+    if stage.module == "__main__": return {"__main__": code_digest(textwrap.dedent(inspect.getsource(stage.function)))[:16]}
+    from mlpipe.models.registry import network_home
+    home = network_home(model) if model else ""
+    parts = code_parts((*stage.modules(model), *([home] if home else [])))
+    return parts if home in ("", *parts) else {**parts, home: uuid.uuid4().hex}      # a network without a source file is never reused
 
 def key_parts(stage: Stage, config: PipelineConfig, task: TaskId, inputs: Mapping[str, str], store: Path | None = None) -> dict:
     """Everything the task's result depends on. inputs: "MES/clean/bars.parquet" -> sha256, as its predecessors recorded them."""

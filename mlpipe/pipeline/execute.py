@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['THREAD_VARIABLES', 'DEMO', 'upstream_records', 'input_hashes', 'input_facts', 'now', 'emitter', 'set_threads',
-           'peak_mb', 'temporary_out', 'run_task', 'link_tree', 'reuse_task', 'TaskOutput', 'task_output',
-           'project_root', 'runs_root', 'demo_config', 'prepare_demo', 'run_by_hand']
+           'peak_mb', 'alive', 'temporary_out', 'sealed_reads', 'run_task', 'link_tree', 'reuse_task', 'TaskOutput',
+           'task_output', 'project_root', 'runs_root', 'demo_config', 'prepare_demo', 'run_by_hand']
 
 # %% ../../nbs/pipeline/execute.ipynb #eda75114
 import json
@@ -78,18 +78,30 @@ def peak_mb() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
 
+def alive(pid: int) -> bool:
+    """Whether a process of that number runs."""
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except PermissionError: return True
+    return True
+
 @contextmanager
 def temporary_out(folder: Path) -> Iterator[Path]:
-    """An empty folder for outputs in the making, gone afterwards unless it was published."""
+    """An empty folder for outputs in the making, gone afterwards unless it was published; what a killed process left is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".making-*"): shutil.rmtree(left, ignore_errors=True)
-    made = folder / f".making-{uuid.uuid4().hex[:8]}"
+    for left in folder.glob(".making-*"):
+        if not alive(int(left.name.split("-")[1])): shutil.rmtree(left, ignore_errors=True)
+    made = folder / f".making-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     made.mkdir()
     try: yield made
     finally: shutil.rmtree(made, ignore_errors=True)
 
 # %% ../../nbs/pipeline/execute.ipynb #b4f8ad94
-def run_task(run_dir: Path | str, task_id: TaskId, attempt: int = 1) -> dict:
+def sealed_reads(record: dict) -> list[str]:
+    """The reads of test targets in an earlier record of the same task: a second look must not be forgotten."""
+    return [name for name in record.get("reads", []) if name.endswith("/split/targets_test.parquet")]
+
+def run_task(run_dir: Path | str, task_id: TaskId) -> dict:
     """Runs one task of the run in `run_dir` and publishes its outputs. Returns its record; what the stage raises is raised."""
     run_dir = Path(run_dir)
     config, stage = load_config(run_dir / "config.json"), get_stage(task_id.stage)
@@ -99,6 +111,7 @@ def run_task(run_dir: Path | str, task_id: TaskId, attempt: int = 1) -> dict:
     started, clock, cpu = now(), time.perf_counter(), time.process_time()
     skipped = {n.stage for n, r in records.items() if r["status"] == "skipped"}
     folder = run_dir / task_id.folder()
+    before = read_record(folder) or {}
     with temporary_out(folder) as made:
         task = Task(stage, config, run_dir, task_id.symbol, task_id.model, made, skipped, emitter(run_dir))
         if not stage.wanted(task.settings):
@@ -108,9 +121,9 @@ def run_task(run_dir: Path | str, task_id: TaskId, attempt: int = 1) -> dict:
             raise TypeError(f"a stage must return a StageResult, got {type(result).__name__} (stage {stage.name}). Return one.")
         record = {"schema": SCHEMA, "stage": stage.name, "symbol": task_id.symbol, "model": task_id.model, "status": status,
                   "key": key_of(parts), "key_parts": parts, "inputs": input_facts(records, run_dir.name), "outputs": file_facts(made),
-                  "reads": task.reads, "rows": result.rows, "metrics": dict(result.metrics), "reused": False, "from_run": run_dir.name,
+                  "reads": [*sealed_reads(before), *task.reads], "rows": result.rows, "metrics": dict(result.metrics), "reused": False, "from_run": run_dir.name,
                   "seconds": round(time.perf_counter() - clock, 3), "cpu_seconds": round(time.process_time() - cpu, 3), "peak_mb": peak_mb(),
-                  "seed": config.seed, "versions": parts["libs"], "attempt": attempt, "started": started, "finished": now()}
+                  "seed": config.seed, "versions": parts["libs"], "attempt": before.get("attempt", 0) + 1, "started": started, "finished": now()}
         publish(made, folder, json.loads(json.dumps(record, default=str)))
     Index(run_dir.parent).add(run_dir, task_id, record)
     return record
@@ -137,6 +150,7 @@ def reuse_task(run_dir: Path, task_id: TaskId, found: tuple[Path, dict], needs: 
             if (source / name).is_file(): shutil.copy2(source / name, folder / name)
         record = {**record, "reused": True, "inputs": inputs}
         publish(made, folder, record)
+    Index(run_dir.parent).add(run_dir, task_id, record)
     return record
 
 # %% ../../nbs/pipeline/execute.ipynb #726519c2

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['make_run_id', 'run_lock', 'git_state', 'point_latest', 'stage_notebook', 'run_notebook', 'Outcome', 'error_outcome',
-           'work', 'start_worker', 'SerialExecutor', 'make_executor', 'stop_executor', 'PlanItem', 'RunResult',
-           'Planner', 'make_plan', 'Watcher', 'wanted_tasks', 'settle', 'walk', 'result_of', 'begin', 'finish_run',
-           'close_run', 'PipelineRunner']
+           'work', 'start_worker', 'Workers', 'SerialExecutor', 'make_executor', 'stop_executor', 'PlanItem',
+           'RunResult', 'Planner', 'make_plan', 'Watcher', 'wanted_tasks', 'settle', 'walk', 'result_of', 'begin',
+           'finish_run', 'close_run', 'PipelineRunner']
 
 # %% ../../nbs/pipeline/runner.ipynb #676b518c
 import concurrent.futures as cf
@@ -117,12 +117,14 @@ def work(run_dir: str, task: TaskId, reports: bool) -> Outcome:
     for name in ("error.txt", "executed.ipynb", "executed.html"): (folder / name).unlink(missing_ok=True)
     stage = get_stage(task.stage)
     notebook = stage_notebook(stage) if reports else None
+    before = (read_record(folder) or {}).get("started")
     try:
         set_threads(stage.threads)
         if notebook: run_notebook(Path(run_dir), task, notebook)
         else: run_task(run_dir, task)
+        record = read_record(folder) or {}
+        if record.get("started") == before: raise ValueError(f"the Run section must run its stage, got no result of {task}. Call {stage.name}(...) there.")
     except Exception as error: return error_outcome(task, error, folder)
-    record = read_record(folder) or {}
     return Outcome(task, "skipped" if record.get("status") == "skipped" else "ran", record)
 
 # %% ../../nbs/pipeline/runner.ipynb #4bf0e6d1
@@ -134,6 +136,22 @@ def start_worker(parent: int) -> None:
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
     set_threads(1)
+
+class Workers(cf.Executor):
+    """A pool of spawned workers that is made anew when one of them dies: the tasks that it ran are lost, the others go on."""
+
+    def __init__(self, workers: int): self.workers, self.pool = workers, self._make(workers)
+
+    @staticmethod
+    def _make(workers: int) -> cf.ProcessPoolExecutor:
+        return cf.ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),))
+
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> cf.Future:
+        try: return self.pool.submit(fn, *args, **kwargs)
+        except cf.process.BrokenProcessPool: self.pool = self._make(self.workers)
+        return self.pool.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: self.pool.shutdown(wait, cancel_futures=cancel_futures)
 
 class SerialExecutor(cf.Executor):
     """Runs each submitted call at once, in this process."""
@@ -147,11 +165,12 @@ class SerialExecutor(cf.Executor):
 def make_executor(name: str, workers: int) -> cf.Executor:
     """`serial` or `process`: an executor of spawned workers."""
     if name == "serial": return SerialExecutor()
-    return cf.ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),))
+    return Workers(workers)
 
 def stop_executor(executor: cf.Executor) -> None:
     """Ends an executor's workers at once; published artifacts are whole, the rest was in temporary folders."""
-    for process in list((getattr(executor, "_processes", None) or {}).values()): process.terminate()
+    pool = getattr(executor, "pool", None)
+    for process in list((getattr(pool, "_processes", None) or {}).values()): process.terminate()
     executor.shutdown(wait=False, cancel_futures=True)
 
 # %% ../../nbs/pipeline/runner.ipynb #27662279
@@ -268,11 +287,10 @@ def settle(runner: Planner, task: TaskId) -> Outcome | None:
 
 # %% ../../nbs/pipeline/runner.ipynb #560c2204
 def walk(runner: Planner, graph: dict[TaskId, list[TaskId]], executor: cf.Executor, reports: bool,
-         tell: Callable[[dict], None], poll: Callable[[], None]) -> dict[TaskId, Outcome]:
-    """Runs `graph` on `executor`; a failed task blocks what comes after it and nothing else."""
+         tell: Callable[[dict], None], poll: Callable[[], None], outcomes: dict[TaskId, Outcome]) -> None:
+    """Runs `graph` on `executor` and fills `outcomes`; a failed task blocks what comes after it and nothing else."""
     sorter = TopologicalSorter(graph)
     sorter.prepare()
-    outcomes: dict[TaskId, Outcome] = {}
     running: dict[cf.Future, TaskId] = {}
     def finish(outcome: Outcome) -> None:
         outcomes[outcome.task] = outcome
@@ -289,7 +307,6 @@ def walk(runner: Planner, graph: dict[TaskId, list[TaskId]], executor: cf.Execut
         done = cf.wait(running, timeout=0.2, return_when=cf.FIRST_COMPLETED).done if running else ()
         poll()
         for future in done: finish(result_of(future, running.pop(future), runner.run_dir))
-    return outcomes
 
 def result_of(future: cf.Future, task: TaskId, run_dir: Path) -> Outcome:
     """The outcome in a finished future; a worker that died is a failed task."""
@@ -300,10 +317,12 @@ def result_of(future: cf.Future, task: TaskId, run_dir: Path) -> Outcome:
 
 # %% ../../nbs/pipeline/runner.ipynb #60d91beb
 def begin(runner: Planner) -> None:
-    """Makes the run's folder with its configuration and first manifest."""
-    runner.run_dir.mkdir(parents=True, exist_ok=True)
-    if not (runner.run_dir / "config.json").exists(): save_config(runner.config, runner.run_dir / "config.json")
-    if not runner.run_dir.name.startswith("."): point_latest(runner.run_dir)
+    """Writes the run's configuration. Raises ValueError for a run that has another one; a private demo run adopts the present one."""
+    file, private = runner.run_dir / "config.json", runner.run_dir.name.startswith(".")
+    if file.exists() and not private and load_config(file) != runner.config:
+        raise ValueError(f"a run must keep its settings, got others for {runner.run_dir.name}. Start a new run, or resume this one without settings.")
+    if not file.exists() or private: save_config(runner.config, file)
+    if not private: point_latest(runner.run_dir)
 
 def finish_run(runner: Planner, outcomes: dict[TaskId, Outcome], status: str, seconds: float) -> None:
     """Writes manifest.json: the records of finished tasks, and failed and blocked ones by name."""
@@ -343,7 +362,7 @@ class PipelineRunner(Planner):
 
         Raises ValueError when the run is in use; a task's failure does not raise, it is an outcome (with `quiet`, it raises).
         """
-        begin(self)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
         settings, started = self.config.execution, time.perf_counter()
         reports = settings.reports if reports is None else reports
         pool = make_executor(executor or settings.executor, settings.workers)
@@ -351,8 +370,9 @@ class PipelineRunner(Planner):
         outcomes: dict[TaskId, Outcome] = {}
         status = "interrupted"
         with run_lock(self.run_dir, self.wait):
+            begin(self)
             try:
-                outcomes = walk(self, wanted_tasks(self.graph, before), pool, reports, emitter(self.run_dir), watcher.poll)
+                walk(self, wanted_tasks(self.graph, before), pool, reports, emitter(self.run_dir), watcher.poll, outcomes)
                 status = "ok" if RunResult(self.run_dir, outcomes, 0).ok else "failed"
                 pool.shutdown()
             except BaseException:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..backtest.statistics import Interval, finite, trade_statistics
-from ..backtest.trades import Costs, Market, break_even_slippage, cost_stress, plot_equity
+from ..backtest.trades import Costs, Market, break_even_slippage, cost_stress, lean_over, plot_equity
 from ..backtest.verdict import THRESHOLDS, Policy, choose_threshold, count_trials, skill_block, skill_interval, verdict
 from ..config import BacktestSettings
 from ..ensemble.voting import PROBABILITIES, prediction_frame, probabilities, targets_at
@@ -43,6 +43,10 @@ class Referee:
     def prior(self, times: pd.DatetimeIndex) -> np.ndarray:
         """The prior of the rows `times`, float64 (n, 3)."""
         return self.priors.set_index("datetime").loc[times, list(PROBABILITIES)].to_numpy()
+
+    def leaning(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """`predictions` with the lean over the prior that trades are made on."""
+        return lean_over(predictions, self.prior(pd.DatetimeIndex(predictions["datetime"])))
 
     def scores(self, predictions: pd.DataFrame) -> dict[str, Any]:
         """`classification_report` on the test targets, weighted; beside it the skill over plain class shares, and log-loss and skill without weights."""
@@ -82,8 +86,8 @@ class Entry:
 
 def compete(referee: Referee, name: str, kind: str, val: pd.DataFrame, test: pd.DataFrame) -> Entry:
     """The entry of a model or the ensemble: threshold from its validation predictions, everything else from its test predictions."""
-    policy = choose_threshold(referee.validation, val, referee.test_start, referee.rules.min_trades)
-    trades = referee.test.trade(test, policy.threshold)
+    policy = choose_threshold(referee.validation, referee.leaning(val), referee.test_start, referee.rules.min_trades)
+    trades = referee.test.trade(referee.leaning(test), policy.threshold)
     return Entry(name, kind, referee.scores(test), referee.skill(test), referee.trading(trades), trades, policy)
 
 # %% ../../nbs/stages/evaluate.ipynb #ff96500b
@@ -179,4 +183,4 @@ def evaluate(task: Task) -> StageResult:
 def reference_curves(referee: Referee, predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Equity of buy and hold per session, and of every lean traded, however small."""
     return {"buy and hold per session": referee.test.equity(referee.test.hold()),
-            "every lean, however small": referee.test.equity(referee.test.trade(predictions, 0.0))}
+            "every lean, however small": referee.test.equity(referee.test.trade(referee.leaning(predictions), 0.0))}

@@ -21,7 +21,8 @@ def training_rows(bars: pd.DataFrame, record: pd.DataFrame, featured: pd.Series,
 
     record: label record, one row per bar. featured: `datetime` of the rows that have features. splits: SplitSettings.
     """
-    inside = np.asarray(boundaries(bars, splits).train_rows(record["horizon_end"]))
+    limits = boundaries(bars, splits)
+    inside = np.asarray(limits.train_rows(record["horizon_end"])) & (np.arange(len(bars)) + (splits.purge_bars or 0) < limits.train_bars)
     return inside & (record["label"].to_numpy() != -99) & bars["datetime"].isin(featured).to_numpy()
 
 # %% ../../nbs/stages/finalize.ipynb #c23f4473

@@ -23,9 +23,9 @@ def labels_of(datetime: pd.Series, labels: pd.DataFrame, symbol: str) -> pd.Data
 
 # %% ../../nbs/stages/split.ipynb #647f6059
 def label_shares(record: pd.DataFrame, split: pd.Series) -> dict[str, dict[str, float]]:
-    """Share of each label (down, flat, up) among the rows of each block."""
+    """Share of each label (down, flat, up) among the rows of train and val; those of test are nobody's business before evaluate."""
     names = {-1: "down", 0: "flat", 1: "up"}
-    return {block: {name: float((record["label"][split == block] == k).mean()) for k, name in names.items()} for block in ("train", "val", "test")}
+    return {block: {name: float((record["label"][split == block] == k).mean()) for k, name in names.items()} for block in ("train", "val")}
 
 # %% ../../nbs/stages/split.ipynb #fdf1d07a
 @register_stage("split", after=("clean", "features", "finalize"), per="symbol", settings=("splits",), libs=("numpy", "pandas"))

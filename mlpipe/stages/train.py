@@ -57,7 +57,7 @@ def write_result(task: Task, data: FinancialDataModule, result: TrainingResult) 
 
 # %% ../../nbs/stages/train.ipynb #9ef57449
 @register_stage("train", after=("clean", "features", "split", "scale", "validate"), per="model", settings=("training", "model", "seed", "bars.minutes"),
-                libs=("torch", "lightning", "safetensors"), threads=1)
+                libs=("torch", "lightning", "safetensors", "scipy", "pandas_market_calendars"), threads=1)
 def train(task: Task) -> StageResult:
     """Trains the task's model on its symbol: windows of scaled features in, weights, probabilities and metrics out. Test labels are not read."""
     data, training, options = read_data(task), task.settings.training.whole(), task.settings.model.get(task.model, {})

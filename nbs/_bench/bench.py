@@ -1,0 +1,180 @@
+#!/usr/bin/env python
+"""Measures what the project promises on speed: CPU seconds, or rates per CPU second, inside one process.
+
+    python nbs/_bench/bench.py [NAME ...] [--json]
+
+Prints a table, or one JSON object a line: name, value, unit, bar, ok, reference. The machine's own speed (a reference GEMM and copy) is
+printed beside it, because the same code reads differently on a busy machine.
+"""
+import json
+import os
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+
+
+def cpu(work, repeat=3):
+    """Smallest CPU seconds of `repeat` calls, after one that compiles."""
+    work()
+    best = float("inf")
+    for _ in range(repeat):
+        start = time.process_time()
+        work()
+        best = min(best, time.process_time() - start)
+    return best
+
+
+def walk(n, seed=1):
+    """Five-minute bars of a random walk with 276-bar sessions."""
+    rng = np.random.default_rng(seed)
+    close = 5000 + np.cumsum(rng.normal(0, 8, n)).round() * 0.25
+    opened = np.append(close[0], close[:-1])
+    start = pd.date_range("2000-01-03", periods=n, freq="5min", tz="UTC").as_unit("ns")
+    return pd.DataFrame({"datetime": start, "open": opened, "high": np.maximum(opened, close) + 0.25 * rng.integers(0, 8, n),
+                         "low": np.minimum(opened, close) - 0.25 * rng.integers(0, 8, n), "close": close, "volume": rng.integers(1, 900, n) * 1.0,
+                         "ts_close": start + pd.Timedelta("5min"), "session": (np.arange(n) // 276).astype(np.int32), "segment": np.int32(0)})
+
+
+def market(days):
+    from mlpipe.data.synthetic import synthetic_market
+    return synthetic_market(("MES",), "2020-01-02", days, 1)["MES"]
+
+
+def triple_barrier():
+    from mlpipe.labels import barriers
+    bars = walk(1_000_000)
+    width, flat = barriers.atr(bars, 14), barriers.last_of_run(bars["session"].to_numpy())
+    prices, wall = [bars[c].to_numpy() for c in ("open", "high", "low", "close")], np.full(len(bars), len(bars) - 1)
+    empty, none = np.empty(0), np.empty(0, np.int64)
+    took = cpu(lambda: barriers._labels(*prices, width, 2.0, 2.0, 12, 0.25, flat, wall, True, empty, empty, empty, none, none))
+    return 1.0 / took, "M bars per CPU-s", 40, True, "reference kernel 45; best public library 3.7"
+
+
+def features_100k():
+    from mlpipe.data.bars import resample
+    from mlpipe.data.sessions import get_calendar
+    from mlpipe.features.engineer import FeatureEngineer
+    bars = resample(market(365), 5, get_calendar("CME_Equity"))
+    engineer = FeatureEngineer().fit(bars)
+    took = cpu(lambda: engineer.transform(bars), 2) * 100_000 / len(bars)
+    return took, f"CPU-s per 100k bars ({len(engineer.catalogue())} features)", 0.5, False, "8.0 for 101 features"
+
+
+def resample_5m():
+    from mlpipe.data.bars import resample
+    from mlpipe.data.sessions import get_calendar
+    minutes, calendar = market(730), get_calendar("CME_Equity")
+    return cpu(lambda: resample(minutes, 5, calendar)) * 4.9e6 / len(minutes) * 1000, "CPU-ms per 4.9M rows", 120, False, "pandas 120, kernel alone 55"
+
+
+def search_input(n):
+    from mlpipe.config import SearchSettings
+    from mlpipe.instruments import get_instrument
+    from mlpipe.labels.barriers import atr
+    from mlpipe.search.surface import Grid, trade_side
+    bars, settings = walk(n), SearchSettings()
+    return bars, atr(bars, 14), Grid.of(settings), get_instrument("MES"), trade_side(bars, "trend", 20), settings
+
+
+def surface():
+    from mlpipe.search.surface import barrier_surface, first_touch_tables
+    bars, width, grid, instrument, side, settings = search_input(100_000)
+    took = cpu(lambda: barrier_surface(first_touch_tables(bars, width, grid, instrument, side, settings.blocks), settings), 1)
+    return took, f"CPU-s for {grid.size:,} cells on 100k bars", 4.0, False, "4.2"
+
+
+def search():
+    from mlpipe.config import SearchSettings
+    from mlpipe.search.genetic import evaluator, evolve
+    from mlpipe.search.surface import first_touch_tables
+    bars, width, grid, instrument, side, settings = search_input(64_000)
+    settings = SearchSettings(patience=30)
+    def work():
+        tables = first_touch_tables(bars, width, grid, instrument, side, settings.blocks)
+        return evolve(evaluator(tables, settings), grid.shape, settings, 42)
+    return cpu(work, 2), "CPU-s, 50 x 30 genomes on 64k bars", 0.5, False, "1.3 to 1.9"
+
+
+def uniqueness():
+    from mlpipe.labels.weights import average_uniqueness
+    rng = np.random.default_rng(1)
+    t0 = np.arange(1_000_000)
+    t1 = t0 + rng.integers(0, 50, len(t0))
+    return cpu(lambda: average_uniqueness(t0, t1, int(t1.max()) + 1)) * 1000, "CPU-ms per 1M labels", 30, False, "4,300"
+
+
+def purge():
+    from mlpipe.splits.intervals import purge as legal
+    rng = np.random.default_rng(1)
+    t0 = np.arange(100_000)
+    t1 = t0 + rng.integers(1, 50, len(t0))
+    return cpu(lambda: legal(t0, t1, t0[60_000:70_000], t1[60_000:70_000], 276)), "CPU-s per 100k rows", 0.2, False, "1.0"
+
+
+def windows():
+    import torch
+    from mlpipe.models.datasets import TimeSeriesDataset
+    from mlpipe.models.datasets.windows import WindowLoader
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(1)
+    data = TimeSeriesDataset(rng.normal(size=(100_059, 32)).astype(np.float32), rng.integers(-1, 2, 100_059), 60)
+    def work():
+        for _ in WindowLoader(data, batch_size=256, seed=1, shuffle=True): pass
+    return len(data) / cpu(work) / 1e6, "M windows per CPU-s, 60 x 32, batch 256", 3.0, True, "stock DataLoader 0.24"
+
+
+def backtest():
+    from mlpipe.backtest.trades import Costs, simulate
+    from mlpipe.instruments import BarrierParams, get_instrument
+    from mlpipe.labels.barriers import atr
+    bars, rng = walk(1_000_000), np.random.default_rng(2)
+    side, width = rng.choice([-1, 0, 0, 0, 1], len(bars)), atr(bars, 14)
+    costs = Costs.of(get_instrument("MES"))
+    return cpu(lambda: simulate(bars, side, BarrierParams(k_up=2, k_down=2, max_bars=12), width, costs)), "CPU-s per 1M bars", 0.2, False, "-"
+
+
+def runner():
+    from mlpipe.config import get_config
+    from mlpipe.pipeline.runner import PipelineRunner
+    from mlpipe.pipeline.stage import Stage, StageResult
+    names = [f"toy{i}" for i in range(50)]
+    def nothing(task): return StageResult()
+    toys = {n: Stage(n, nothing, (names[i - 1],) if i else (), module="mlpipe.config") for i, n in enumerate(names)}
+    from mlpipe.pipeline.stage import STAGES
+    STAGES.update(toys)
+    def work():
+        with tempfile.TemporaryDirectory() as root:
+            config = get_config(symbols="MES", execution={"runs_path": root}, tracking={"backend": "none"})
+            PipelineRunner(config, run_id="toy", stages=toys).run(executor="serial", reports=False)
+    return cpu(work, 2) / len(names) * 1000, "CPU-ms per task", 5.0, False, "dask 1.7, pool 0.05"
+
+
+BENCHES = {f.__name__: f for f in (triple_barrier, features_100k, resample_5m, surface, search, uniqueness, purge, windows, backtest, runner)}
+
+
+def machine():
+    """Reference speeds: float32 GEMM in GFLOP/s and copy in GB/s, one thread."""
+    a = np.ones((1024, 1024), np.float32)
+    block = np.ones(20_000_000)
+    return {"gemm_gflops": round(2 * 1024**3 / cpu(lambda: a @ a) / 1e9, 1), "copy_gbs": round(block.nbytes * 2 / cpu(block.copy) / 1e9, 1)}
+
+
+def main(args):
+    names = [a for a in args if not a.startswith("-")] or list(BENCHES)
+    unknown = [n for n in names if n not in BENCHES]
+    if unknown: sys.exit(f"a benchmark must be one of {', '.join(BENCHES)}, got {unknown[0]!r}.")
+    speed = machine()
+    if "--json" not in args: print(f"machine: GEMM {speed['gemm_gflops']} GFLOP/s, copy {speed['copy_gbs']} GB/s (one thread)")
+    for name in names:
+        value, unit, bar, more_is_better, reference = BENCHES[name]()
+        ok = value >= bar if more_is_better else value <= bar
+        if "--json" in args: print(json.dumps({"name": name, "value": value, "unit": unit, "bar": bar, "ok": bool(ok), "reference": reference, **speed}))
+        else: print(f"{name:<16} {value:>10.4g}  {unit:<46} bar {'>=' if more_is_better else '<='} {bar:<6g} {'ok  ' if ok else 'MISS'}  reference: {reference}", flush=True)
+
+
+if __name__ == "__main__": main(sys.argv[1:])
