@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Symbols', 'Models', 'Data', 'Env', 'Start', 'End', 'Sets', 'Executor', 'Workers', 'Name', 'Reports', 'RunName',
-           'Commands', 'parse_sets', 'make_config', 'check_models', 'say', 'verdicts', 'finish', 'execute', 'demo',
-           'run', 'plan', 'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report', 'verify', 'gc',
-           'stages', 'models', 'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options',
-           'main']
+           'Commands', 'parse_sets', 'make_config', 'check_models', 'say', 'verdicts', 'handle', 'finish', 'execute',
+           'demo', 'run', 'plan', 'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report', 'verify',
+           'gc', 'stages', 'models', 'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs',
+           'options', 'main']
 
 # %% ../nbs/cli.ipynb #7d03bba0
 import os
@@ -25,6 +25,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try: return super().invoke(ctx)
         except KeyboardInterrupt: raise typer.Exit(130) from None
+        except BrokenPipeError:                    # the reader of a pipe has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
         except (ValueError, OSError) as error:
             if os.environ.get("MLPIPE_DEBUG"): raise
             say(f"error: {error}", error=True, style="bold red")
@@ -90,6 +93,13 @@ def verdicts(run_dir: Path) -> list[str]:
         found.append(json.loads(file.read_text(encoding="utf-8")).get("sentence", ""))
     return found
 
+def handle(run_dir: Path) -> str:
+    """What names this run on a command line: its id, or its path where it lies elsewhere than the other runs."""
+    from mlpipe.config import get_config
+    from mlpipe.pipeline.execute import runs_root
+    return run_dir.name if run_dir.parent.resolve() == runs_root(get_config()).resolve() else str(run_dir)
+
+# %% ../nbs/cli.ipynb #0b7148fc
 def finish(result: Any) -> None:
     """Prints how a run ended and where to look; exits 1 or 2 when a task failed."""
     counts = [f"{result.count(s)} {s}" for s in ("ran", "reused", "kept", "skipped", "failed", "blocked") if result.count(s)]
@@ -101,8 +111,9 @@ def finish(result: Any) -> None:
     for line in verdicts(result.run_dir): say(line)
     if (result.run_dir / "report.html").exists(): say(f"report: {result.run_dir / 'report.html'}")
     if result.failed:
-        say(f"resume with: mlpipe resume {result.run_dir.name}", error=True)
-        raise typer.Exit(2 if all(o.bad_input for o in result.failed) else 1)
+        ours = all(o.bad_input for o in result.failed)
+        say(f"{'mend the input and resume, or run again with the setting corrected' if ours else 'resume'}: mlpipe resume {handle(result.run_dir)}", error=True)
+        raise typer.Exit(2 if ours else 1)
 
 def execute(runner: Any) -> Any:
     """Runs `runner` with a display; says how to go on when interrupted."""
@@ -113,7 +124,7 @@ def execute(runner: Any) -> Any:
     try:
         with Display() as display: result = runner.run(listener=display)
     except KeyboardInterrupt:
-        say(f"interrupted. What was finished is kept; go on with: mlpipe resume {runner.run_dir.name}", error=True)
+        say(f"interrupted. What was finished is kept; go on with: mlpipe resume {handle(runner.run_dir)}", error=True)
         raise typer.Exit(130) from None
     finish(result)
     return result
@@ -130,9 +141,9 @@ def demo(symbols: Symbols = "", models: Models = "", env: Env = "", sets: Sets =
         config = make_config(env, symbols, models, sets=["validation.max_auc=0.95", "validation.max_ic=0.9", *sets, "data.source=synthetic"],
                              executor=executor, workers=workers, reports=reports)
     say(f"embedded market: {', '.join(config.symbols)}, {config.synthetic.days} sessions, "
-        + (f"planted edge {edge:g}" if edge else "no edge: an honest verdict finds none (try --set synthetic.edge=0.1)"))
+        + (f"planted edge {edge:g}" if edge else "no edge: an honest verdict finds none (plant one: --set synthetic.edge=0.1 --set synthetic.days=200)"))
     result = execute(PipelineRunner(config, name=name))
-    say(f"next: mlpipe status {result.run_dir.name} · mlpipe demo --set labels.horizon=5 · mlpipe compare A B")
+    say(f"next: mlpipe status {handle(result.run_dir)} · mlpipe demo --set labels.horizon=5 · mlpipe compare RUN RUN")
 
 @app.command()
 def run(symbols: Symbols = "", data: Data = "", models: Models = "", env: Env = "", start: Start = "", end: End = "", sets: Sets = [],
@@ -237,7 +248,9 @@ def verify(run: RunName = "latest") -> None:
     problems = verify_manifest(manifest)
     for problem in problems: say(problem, error=True)
     say(f"{sum(1 for _ in manifest.artifacts())} artifacts, {len(problems)} problems")
-    if problems: raise typer.Exit(1)
+    if problems:
+        say(f"make them anew with: mlpipe resume {handle(manifest.run_dir)}", error=True)
+        raise typer.Exit(1)
 
 # %% ../nbs/cli.ipynb #8421a2a1
 @app.command()
@@ -258,7 +271,7 @@ def stages() -> None:
     """The stages, in order: what each comes after and reads."""
     from mlpipe.pipeline.stage import load_stages
     for s in load_stages().values():
-        say(f"{s.name:<10} per {s.per:<7} after {', '.join(s.after) or '-':<60.60} settings {', '.join(s.settings) or '-'}")
+        say(f"{s.name:<10} per {s.per:<7} after {', '.join(s.after) or '-'}; reads {', '.join(s.settings) or 'no settings'}")
 
 @app.command()
 def models() -> None:

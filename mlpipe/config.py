@@ -7,16 +7,19 @@ __all__ = ['ScalerName', 'ENVIRONMENTS', 'Section', 'DataSettings', 'SyntheticSe
            'FeatureSettings', 'LabelSettings', 'SearchSettings', 'WeightSettings', 'SplitSettings', 'ScalingSettings',
            'ValidationSettings', 'TrainingSettings', 'EnsembleSettings', 'BacktestSettings', 'TrackingSettings',
            'ExecutionSettings', 'PipelineConfig', 'config_problems', 'barriers_for', 'longest_horizon', 'parse_value',
-           'nest', 'merge', 'package_dir', 'find_settings', 'read_settings', 'SettingsError', 'settings_error',
-           'absolute_path', 'get_config', 'save_config', 'load_config']
+           'nest', 'merge', 'package_dir', 'find_settings', 'read_settings', 'SettingsError', 'known_settings',
+           'settings_error', 'absolute_path', 'layered', 'check_settings', 'get_config', 'save_config', 'load_config']
 
 # %% ../nbs/config.ipynb #66709556
 import configparser
 import json
 import os
+from difflib import get_close_matches
 from importlib import import_module
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Mapping
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -40,6 +43,23 @@ class DataSettings(Section):
     end: str = ""                                    # first moment not kept, UTC
     rolls: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # symbol -> first moments of the next contract, UTC
     max_bad_share: float = Field(default=0.0, ge=0, le=1)            # share of bad rows that is quarantined; more stops the run
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_exists(cls, value: str) -> str:
+        try: ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"data.timezone must be a zone of the tz database, got {value!r}. Write, say, America/Chicago.") from None
+        return value
+
+    @field_validator("rolls")
+    @classmethod
+    def _moments(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for symbol, moments in value.items():
+            for moment in moments:
+                try: datetime.fromisoformat(moment)
+                except ValueError: raise ValueError(f"data.rolls.{symbol} must be moments in ISO form, got {moment!r}. Write, say, 2015-03-23T05:00:00Z.") from None
+        return value
 
     @field_validator("rolls", mode="before")
     @classmethod
@@ -270,11 +290,11 @@ def package_dir() -> Path:
     return Path(import_module("mlpipe").__file__).parent
 
 def find_settings(start: Path | None = None) -> Path:
-    """The settings.ini that applies in `start` (the working folder): the nearest above it that has a [base] section, else the packaged one."""
+    """The settings.ini that applies in `start` (the working folder): the nearest above it that has one of our sections, else the packaged one."""
     here = Path(start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         file = folder / "settings.ini"
-        if file.is_file() and "[base]" in file.read_text(encoding="utf-8"): return file
+        if file.is_file() and any(f"[{s}]" in file.read_text(encoding="utf-8") for s in ("base", *ENVIRONMENTS)): return file
     return package_dir() / "settings.ini"
 
 def read_settings(file: Path, env: str) -> dict[str, Any]:
@@ -295,12 +315,18 @@ def read_settings(file: Path, env: str) -> dict[str, Any]:
 class SettingsError(ValueError):
     """A setting that is unknown, has the wrong type or breaks a rule."""
 
+def known_settings() -> list[str]:
+    """Dotted names of every setting."""
+    return [f"{name}.{k}" if isinstance(section, Section) else name for name, section in PipelineConfig()
+            for k in (type(section).model_fields if isinstance(section, Section) else ("",))]
+
 def settings_error(error: ValidationError, source: str) -> SettingsError:
     """The first problem that pydantic found, in our words: setting, rule, value, and where to mend it."""
     first = error.errors()[0]
     key = ".".join(str(p) for p in first["loc"]) or "settings"
     if first["type"] == "extra_forbidden":
-        return SettingsError(f"setting must be a known one, got {key!r} ({source}). Remove it or correct its name.")
+        near = get_close_matches(key, known_settings(), 1)
+        return SettingsError(f"setting must be a known one, got {key!r} ({source}). {f'Is it {near[0]}?' if near else 'Remove it or correct its name.'}")
     if first["type"] == "value_error":
         return SettingsError(f"{str(first['ctx']['error'])} ({source})" if source not in str(first["ctx"]["error"]) else str(first["ctx"]["error"]))
     message = first["msg"][0].lower() + first["msg"][1:]
@@ -311,6 +337,18 @@ def absolute_path(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     path = values.get("data", {}).get("path") if isinstance(values.get("data"), dict) else ""
     return merge(values, {"data": {"path": str((folder / Path(path).expanduser()).resolve())}}) if path else values
 
+# %% ../nbs/config.ipynb #b7ab3ce7
+def layered(file: Path, env: str) -> dict[str, Any]:
+    """The settings of `env` in `file`, over those of the packaged settings.ini."""
+    packaged = package_dir() / "settings.ini"
+    own = absolute_path(read_settings(file, env), file.resolve().parent)
+    return own if file.resolve() == packaged.resolve() else merge(read_settings(packaged, env), own)
+
+def check_settings(file: Path, env: str) -> None:
+    """Raises SettingsError for anything in `file` that is unknown or invalid in `env`."""
+    try: PipelineConfig.model_validate({**layered(file, env), "env": env})
+    except ValidationError as e: raise settings_error(e, file.name) from None
+
 def get_config(env: str | None = None, settings: Path | str | None = None, **overrides: Any) -> PipelineConfig:
     """The configuration of `env` ("dev", "staging", "prod"; else $MLPIPE_ENV, else dev), with `overrides` on top.
 
@@ -320,11 +358,13 @@ def get_config(env: str | None = None, settings: Path | str | None = None, **ove
     if env not in ENVIRONMENTS:
         raise SettingsError(f"env must be one of {', '.join(ENVIRONMENTS)}, got {env!r}. Use --env or MLPIPE_ENV.")
     file = Path(settings) if settings else find_settings()
-    try: values = merge(absolute_path(read_settings(file, env), file.resolve().parent), absolute_path(nest(overrides), Path.cwd()))
+    try:
+        for other in ENVIRONMENTS: check_settings(file, other)
+        values = merge(layered(file, env), absolute_path(nest(overrides), Path.cwd()))
     except (configparser.Error, TypeError, AttributeError) as e:
         raise SettingsError(f"settings must be readable, got {e} ({file.name}). Write one `section.key = value` a line.") from None
     try: return PipelineConfig.model_validate({**values, "env": env})
-    except ValidationError as e: raise settings_error(e, file.name if file.exists() else "settings") from None
+    except ValidationError as e: raise settings_error(e, "given" if overrides else file.name) from None
 
 # %% ../nbs/config.ipynb #17481baa
 def save_config(config: PipelineConfig, file: Path) -> None:

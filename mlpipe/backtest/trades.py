@@ -259,7 +259,7 @@ def thinned(curve: pd.DataFrame, points: int = 300) -> pd.DataFrame:
 def plot_equity(equity: pd.DataFrame, title: str, others: Mapping[str, pd.DataFrame] = MappingProxyType({})) -> "Figure":
     """Equity after costs and its drawdown in dollars; `others`: curves drawn in grey beside it, by name."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     fig = Figure(figsize=(6.4, 3.2), layout="constrained")
     top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     equity, others = thinned(equity), {name: thinned(curve) for name, curve in others.items()}

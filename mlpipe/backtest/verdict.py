@@ -86,14 +86,15 @@ def verdict(symbol: str, skill: Interval, trading: dict[str, Any], threshold: fl
     checks = criteria(skill, trading)
     high = trading["expectancy_high"]
     kind = EDGE if all(c["passed"] for c in checks) else COSTS if high is not None and high < 0 else LUCK
-    seen = f"skill over the prior {skill.value:+.4f} nats [{skill.low:+.4f}, {skill.high:+.4f}]"
+    seen = f"skill over the prior {skill.value:+.4f} nats [{skill.low:+.4f}, {skill.high:+.4f}]" if abs(skill.high - skill.low) > 1e-6 else \
+        "no skill over the prior (no network improved on it)"
     if not trading["trades"]:
         why = "no threshold earned its costs on validation" if threshold is None else f"no test prediction leaned by more than {threshold:g}"
         told = f"no trade was taken, because {why}; {seen}"
     else:
         span = f" [{trading['expectancy_low']:+.2f}, {high:+.2f}]" if trading["expectancy_low"] is not None and high is not None else ""
-        dsr = "undefined" if trading["dsr"] is None else f"{trading['dsr']:.2f}"
+        psr, dsr = ("undefined" if trading[k] is None else f"{trading[k]:.2f}" for k in ("psr", "dsr"))
         told = (f"{trading['trades']} trades in {trading['sessions']} sessions earned {trading['expectancy_ticks']:+.2f} ticks each after costs{span}, "
-                f"{trading['net_dollars']:+,.0f} dollars in all; {seen}; deflated Sharpe ratio {dsr} after {trading['trials']:,} trials")
+                f"{trading['net_dollars']:+,.0f} dollars in all; {seen}; probabilistic Sharpe ratio {psr} (deflated, as if all {trading['trials']:,} trials had seen the test: {dsr})")
     return finite({"symbol": symbol, "class": kind, "sentence": f"{symbol}: {kind}: {told}.", "threshold": threshold, "criteria": checks,
                    "skill": skill.value, "skill_low": skill.low, "skill_high": skill.high, **trading})

@@ -167,7 +167,7 @@ def session_coverage(bars: pd.DataFrame, calendar: SessionCalendar) -> pd.DataFr
 
 def plot_sessions(coverage: pd.DataFrame, symbol: str = "") -> Any:
     """Figure of the share of scheduled bars that each session holds."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     figure = Figure(figsize=(7, 2.2), layout="constrained")
     axes = figure.subplots()
     days = pd.to_datetime(coverage["session"].astype(str))

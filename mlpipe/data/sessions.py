@@ -225,7 +225,7 @@ def _clock_error(found: dict[str, Any], fits: list[tuple[str, str]], calendar: S
 # %% ../../nbs/data/sessions.ipynb #3724020b
 def plot_clock(ts_ns: np.ndarray, volume: np.ndarray | None, calendar: SessionCalendar) -> Any:
     """Figure of traded bars per five minutes of New York time, 15:00 to 19:00; the break must be empty."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     ts = np.asarray(ts_ns, dtype=np.int64)
     if volume is not None and np.nansum(volume) > 0: ts = ts[np.nan_to_num(np.asarray(volume, dtype=np.float64)) > 0]
     local = pd.to_datetime(ts, utc=True).tz_convert(ZONE)

@@ -257,7 +257,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 def plot_market(market: Mapping[str, pd.DataFrame]) -> "Figure":
     """Close of each symbol's sessions relative to its first price, and their volume."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     fig = Figure(figsize=(6, 3), layout="constrained")
     top, low = fig.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     moves = {}
@@ -275,7 +275,7 @@ def plot_market(market: Mapping[str, pd.DataFrame]) -> "Figure":
 # %% ../../nbs/data/synthetic.ipynb #b6d404f2
 def plot_stylised_facts(bars: pd.DataFrame, symbol: str = "") -> "Figure":
     """Four panels: tails of 5-minute returns, autocorrelation of returns and of their size, volatility and volume over the day."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     fig = Figure(figsize=(6.4, 3.8), layout="constrained")
     (tails, acf), (day, volume) = fig.subplots(2, 2)
     ret = five_minute_returns(bars)

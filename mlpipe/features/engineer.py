@@ -165,7 +165,7 @@ def near_copies(frame: pd.DataFrame, limit: float = 0.999999) -> list[tuple[str,
 def plot_correlations(frame: pd.DataFrame, listed: pd.DataFrame) -> "Figure":
     """Absolute correlations of the features of `frame`, by family as in the catalogue `listed`."""
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     corr = correlations(frame).abs()
     families = listed.set_index("name")["family"].loc[corr.index]
     high = int((np.triu(corr.to_numpy(), 1) > 0.9).any(axis=0).sum())

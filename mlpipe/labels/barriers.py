@@ -216,7 +216,7 @@ def _record(bars: pd.DataFrame, atr: np.ndarray, at_open: bool, touch: np.ndarra
 # %% ../../nbs/labels/barriers.ipynb #6e88b61b
 def plot_trade(bars: pd.DataFrame, labels: pd.DataFrame, row: int) -> Any:
     """Figure of the bars that the label of `row` sees, its barriers, entry and exit. bars, labels: as given to and returned by triple_barrier."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     r = labels.iloc[row]
     span = bars.iloc[row:row + int(r.bars_to_hit) + 3]
     x = np.arange(len(span)) - 1
@@ -235,7 +235,7 @@ def plot_trade(bars: pd.DataFrame, labels: pd.DataFrame, row: int) -> Any:
 # %% ../../nbs/labels/barriers.ipynb #722ed663
 def plot_labels(labels: pd.DataFrame, title: str = "") -> Any:
     """Figure of how long trades last, by outcome. labels: record of triple_barrier."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     valid = labels[labels["label"] != -99]
     share = {k: float((valid["label"] == k).mean()) for k in (-1, 0, 1)}
     fig = Figure(figsize=(7, 2.6), layout="constrained")

@@ -182,7 +182,7 @@ def weights_from_json(state: dict[str, Any]) -> LabelWeights:
 # %% ../../nbs/labels/weights.ipynb #d95b2d82
 def plot_weights(record: pd.DataFrame, weights: pd.DataFrame) -> Any:
     """Figure of the weights' distribution by label. record, weights: one row per bar, as LabelWeights returns them."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     fig = Figure(figsize=(7, 2.6), layout="constrained")
     ax = fig.subplots()
     valid = weights["weight"] > 0

@@ -106,7 +106,7 @@ def fit_calibrator(logits: np.ndarray, y: np.ndarray, w: np.ndarray | None = Non
 # %% ../../nbs/models/calibration.ipynb #8794f5e0
 def plot_reliability(y: np.ndarray, p: np.ndarray, w: np.ndarray | None = None, before: np.ndarray | None = None, bins: int = 10) -> "Figure":
     """Share come true against probability claimed, for the likeliest class, in bins of equal weight; `before`: the uncalibrated (n, 3)."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     fig = Figure(figsize=(3.6, 3.2), layout="constrained")
     ax = fig.subplots()
     ax.plot([0, 1], [0, 1], color="0.6", lw=1, ls=":")

@@ -133,7 +133,7 @@ def classification_report(y: np.ndarray, p: np.ndarray, prior: np.ndarray, w: np
 # %% ../../nbs/models/metrics.ipynb #487ce559
 def plot_confusion(table: np.ndarray, title: str = "") -> "Figure":
     """Confusion (3, 3) as shares of each label's row: a useful model's diagonal stands out of its column."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     table = np.asarray(table, dtype=np.float64)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1e-300)
     fig = Figure(figsize=(3.6, 3.0), layout="constrained")

@@ -58,7 +58,7 @@ def fit_clock_prior(y: np.ndarray, minutes_left: np.ndarray | None = None, w: np
 # %% ../../nbs/models/prior.ipynb #a2fa8f0c
 def plot_clock_prior(prior: ClockPrior) -> "Figure":
     """Class shares against the hours left in the session."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     table = np.array(prior.table)
     hours = (np.arange(len(table)) + .5) * prior.width / 60
     fig = Figure(figsize=(4.6, 2.6), layout="constrained")

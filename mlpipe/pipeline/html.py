@@ -55,8 +55,9 @@ def without_scripts(body: str) -> str:
 NOTEBOOK_STYLE = """
 .prompt { display: none; }
 .output_stderr pre, .output_error pre { border-left: 3px solid var(--red); }
-.dataframe tbody th { font-weight: 400; color: var(--soft); }
-.dataframe td, .dataframe th { text-align: right; }
+table.dataframe { border-collapse: collapse; border: 0; margin: .6em 0; font-variant-numeric: tabular-nums; }
+.dataframe tbody th { font-weight: 400; color: var(--soft); text-align: left; }
+.dataframe td, .dataframe th { text-align: right; border: 0; border-bottom: 1px solid #e3e6ea; padding: .25em .8em; white-space: nowrap; }
 .output_subarea, .output_html { overflow-x: auto; }
 .ansi-bold { font-weight: 600; } .ansi-red-fg, .ansi-red-intense-fg { color: var(--red); } .ansi-green-fg { color: var(--green); }
 """

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .stage import BUILT_IN
 from ..page import Markup, duration, facts, image, link, number, page, percent, short_hash, status, table, tag
 
 # %% ../../nbs/pipeline/report.ipynb #c8617c9a
@@ -96,7 +97,7 @@ def headline(run: RunFacts) -> Markup:
         sentence = pick(v, "sentence", "verdict") or "no verdict: evaluate did not finish."
         sentences.append(tag("p", tag("b", symbol), " ", sentence.removeprefix(f"{symbol}: "), class_="" if v else "warn"))
         columns.append([with_interval(v, "skill", "skill", 4), with_interval(v, "expectancy_ticks", "expectancy", 2), dollars(pick(v, "net_dollars", "net")),
-                        with_interval(v, "sharpe", "sharpe", 2), number(pick(v, "dsr")), number(pick(v, "trials")), number(pick(v, "trades")),
+                        with_interval(v, "sharpe", "sharpe", 2), number(pick(v, "dsr"), 2), number(pick(v, "trials")), number(pick(v, "trades")),
                         number(run.manifest.get("test_reads", {}).get(symbol, 0))])
     names = ["skill over the prior, nats", "net ticks per trade", "net dollars", "Sharpe ratio, yearly", "deflated Sharpe ratio", "configurations tried",
              "trades", "times the test was read"]
@@ -171,7 +172,8 @@ def pages_of(run: RunFacts, symbol: str) -> Markup:
     """Links to the symbol's data card and executed notebooks, those that are there."""
     card = run.out(symbol, "report", "card.html")
     found = [link("data card", card.relative_to(run.folder).as_posix())] if card.is_file() else []
-    for record in (r for r in [*run.records, *run.failed] if r.get("symbol") == symbol):
+    mine = [r for r in [*run.records, *run.failed] if r.get("symbol") == symbol]
+    for record in sorted(mine, key=lambda r: BUILT_IN.index(r["stage"]) if r["stage"] in BUILT_IN else len(BUILT_IN)):
         label = " ".join(p for p in (record["stage"], record.get("model")) if p)
         name = next((n for n in ("executed.html", "executed.ipynb") if (run.folder / task_name(record) / n).is_file()), "")
         if name: found.append(link(label, f"{task_name(record)}/{name}"))

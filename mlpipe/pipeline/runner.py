@@ -362,7 +362,9 @@ class PipelineRunner(Planner):
 
         Raises ValueError when the run is in use; a task's failure does not raise, it is an outcome (with `quiet`, it raises).
         """
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        try: self.run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"execution.runs_path must be a folder that can be written, got {self.run_dir.parent} ({error.strerror}). Set another.") from None
         settings, started = self.config.execution, time.perf_counter()
         reports = settings.reports if reports is None else reports
         pool = make_executor(executor or settings.executor, settings.workers)

@@ -57,15 +57,18 @@ class Run:
         except OSError: return "unfinished"
 
     def task(self, symbol: str, stage: str, model: str = "") -> TaskOutput:
-        """A finished task: `.frame(name)`, `.json(name)`, `.metrics`. Raises ValueError when it has not finished."""
+        """A finished task: `.frame(name)`, `.json(name)`, `.metrics`. Raises ValueError when it has not finished, or for a symbol the run has not."""
+        if symbol and symbol not in self.config.symbols:
+            raise ValueError(f"symbol must be one of {', '.join(self.config.symbols)}, got {symbol!r} ({self.id}). Choose one of the run's.")
         per = get_stage(stage).per
         return task_output(self.folder, TaskId(stage, "" if per == "run" else symbol, (model or self.config.models[0]) if per == "model" else ""))
 
     def frame(self, symbol: str, stage: str, name: str = "", model: str = "") -> Any:
-        """A parquet output of `stage` as DataFrame; its main one where no name is given."""
+        """A parquet output of `stage` as DataFrame; where no name is given, its main one, and never one of the test span."""
         task = self.task(symbol, stage, model)
         names = [f["name"] for f in task.record["outputs"] if f["name"].endswith(".parquet")]
-        likely = [n for n in names if n == MAIN_FRAME.get(stage)] or [n for n in names if n.startswith(stage)] or names[:1]
+        open_ones = [n for n in names if "test" not in n]                # test rows are had by asking for them by name
+        likely = [n for n in names if n == MAIN_FRAME.get(stage)] or [n for n in open_ones if n.startswith(stage)] or open_ones[:1]
         return task.frame(name or (likely[0] if likely else "a parquet file"))
 
     def model(self, symbol: str, model: str = "") -> ModelArtifact:

@@ -62,7 +62,7 @@ def drift_table(train: pd.DataFrame, later: dict[str, pd.DataFrame]) -> pd.DataF
 # %% ../../nbs/scaling/convenience.ipynb #303a47dc
 def plot_drift(drift: pd.DataFrame, limit: float = 0.25, most: int = 15):
     """Figure of the stability index of the `most` drifted features of a drift table, one bar per block."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     table = drift.pivot(index="feature", columns="block", values="psi")
     table = table.loc[table.max(axis=1).sort_values(ascending=False).index[:most]]
     fig = Figure(figsize=(6, 1.2 + 0.25 * len(table)), layout="constrained")

@@ -195,7 +195,7 @@ def search_barriers(bars: pd.DataFrame, default: BarrierParams, instrument: Inst
 # %% ../../nbs/search/genetic.ipynb #b61f83bb
 def plot_convergence(history: pd.DataFrame, optimum: float | None = None) -> Any:
     """Figure of the best and mean fitness of each generation; optimum: the grid's, drawn as the line that cannot be passed."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     from matplotlib.ticker import MaxNLocator
     fig = Figure(figsize=(5.2, 2.6), layout="constrained")
     ax = fig.subplots()

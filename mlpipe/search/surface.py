@@ -310,7 +310,7 @@ def barrier_surface(tables: Tables, search: SearchSettings) -> pd.DataFrame:
 def plot_surface(surface: pd.DataFrame, chosen: BarrierParams, default: BarrierParams | None = None) -> Any:
     """Figure of fitness over both widths at the chosen time limit; infeasible genomes are grey. default: marked where it lies on the axes."""
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     limits = surface["max_bars"].unique()
     shown = int(limits[np.abs(limits - chosen.max_bars).argmin()])
     at = surface[surface["max_bars"] == shown]

@@ -126,7 +126,7 @@ SPLIT_COLOURS = {"train": "#0072B2", "purged": "#D55E00", "embargo": "#E69F00", 
 def plot_splits(datetime: pd.Series, split: pd.Series, zoom: int = 600):
     """Figure of the word of each row over time: the whole span, and `zoom` rows on each side of the two borders."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     from matplotlib.ticker import MaxNLocator
     fig = Figure(figsize=(8, 4), layout="constrained")
     grid = fig.subplot_mosaic([["all", "all"], ["val", "test"]])

@@ -69,7 +69,7 @@ def purge(t0: Any, t1: Any, test_t0: Any, test_t1: Any, embargo: Any = 0) -> np.
 # %% ../../nbs/splits/intervals.ipynb #4b78fd89
 def plot_purge(t0: Any, t1: Any, is_test: np.ndarray, embargo: int = 0):
     """Figure of each row's interval, coloured by its fate beside the rows where `is_test` (bool (n,)): train, purged, embargo, test."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     starts, ends = as_intervals(t0, t1, "row")
     held = np.asarray(is_test, dtype=bool)
     meets, near = (~purge(starts, ends, starts[held], ends[held], e) for e in (0, embargo))

@@ -59,7 +59,7 @@ class WalkForward:
 # %% ../../nbs/splits/walk_forward.ipynb #581c6102
 def plot_folds(folds: list[tuple[np.ndarray, np.ndarray]], n_rows: int):
     """Figure of each fold's training (blue) and test (green) rows; white rows are purged, embargoed or unused."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     fig = Figure(figsize=(7, 0.6 + 0.25 * len(folds)), layout="constrained")
     ax = fig.subplots()
     for rows, colour, name in ((0, "#0072B2", "train"), (1, "#009E73", "test")):

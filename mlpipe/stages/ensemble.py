@@ -25,7 +25,7 @@ def agreement(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 # %% ../../nbs/stages/ensemble.ipynb #6ff79cb9
 def plot_leans(validation: pd.DataFrame, test: pd.DataFrame) -> "Figure":
     """Distribution of the lean p_up - p_down on validation and test: where a threshold would cut."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     leans = {name: (f["p_up"] - f["p_down"]).to_numpy() for name, f in (("validation", validation), ("test", test))}
     reach = max(float(np.abs(np.concatenate(list(leans.values()))).max()), 1e-3)
     fig = Figure(figsize=(5, 2.6), layout="constrained")

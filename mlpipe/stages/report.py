@@ -32,7 +32,7 @@ def known_shares(file: Path, sealed: pd.Timestamp) -> dict[str, float]:
 
 def plot_shares(shares: Mapping[str, Mapping[str, float]]) -> Any:
     """Figure of label shares, one bar per set of barriers (name -> {down, flat, up})."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     fig = Figure(figsize=(6, 1.1 + 0.45 * len(shares)), layout="constrained")
     ax, left = fig.subplots(), np.zeros(len(shares))
     for _, name, colour in CLASSES:
@@ -61,7 +61,7 @@ def session_closes(bars: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 def plot_price(closes: pd.DataFrame, symbol: str) -> Any:
     """Figure of the last price of each session by span; rolls, where the segment changes, as vertical lines."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     fig = Figure(figsize=(7, 2.6), layout="constrained")
     ax = fig.subplots()
     ax.plot(closes["date"], closes["close"], color="#BBBBBB", lw=0.8)

@@ -89,7 +89,7 @@ def check_single_features(scan: pd.DataFrame, max_auc: float, max_ic: float) -> 
 # %% ../../nbs/validation/leakage.ipynb #0e6dbe79
 def plot_scan(scan: pd.DataFrame, max_auc: float, most: int = 20):
     """Figure of how well the `most` telling features separate up from down rows, each alone, against the limit of presumption."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     top = scan.head(most)
     strength = 0.5 + (top["auc"] - 0.5).abs()
     fig = Figure(figsize=(6, 1.2 + 0.22 * len(top)), layout="constrained")

@@ -73,7 +73,7 @@ def test_module_size(module):
 MAY_KNOW = {"data": set(), "features": {"data"}, "labels": set(), "search": {"labels"}, "splits": set(), "scaling": {"features"},
             "validation": {"features", "labels", "splits", "scaling", "models"}, "models": set(), "ensemble": {"models", "splits"},
             "backtest": {"labels", "models", "ensemble"}, "experiments": set()}
-COMMON = {"config", "instruments", "page"}
+COMMON = {"config", "instruments", "page", "figure"}
 
 
 def imports_of(module):

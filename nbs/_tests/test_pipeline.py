@@ -106,6 +106,8 @@ def test_notebooks_and_functions_give_the_same_bytes(finished, tmp_path):
         assert (folder / "executed.ipynb").exists()
         page = (folder / "executed.html").read_text()
         assert outside_files(page) == []
+        assert "&lt;Figure size" not in page, f"{task} shows a figure as text"
+    assert all("data:image/png" in (runner.run_dir / "MES" / stage / "executed.html").read_text() for stage in ("label", "features", "train/lstm", "evaluate"))
 
 
 def test_papermill_by_hand(finished, tmp_path):

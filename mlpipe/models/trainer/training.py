@@ -65,7 +65,7 @@ class TrainingResult:
 # %% ../../../nbs/models/trainer/training.ipynb #f1434bad
 def plot_curves(history: pd.DataFrame, best_epoch: int) -> "Figure":
     """Train and validation loss by epoch, the prior as a line, the best epoch marked."""
-    from matplotlib.figure import Figure
+    from mlpipe.figure import Figure
     fig = Figure(figsize=(4.6, 2.8), layout="constrained")
     ax = fig.subplots()
     trained = history[history["train_loss"].notna()]
