@@ -146,5 +146,5 @@ def plot_confusion(table: np.ndarray, title: str = "") -> "Figure":
     ax.set_yticks(range(3), [f"{c} ({t:,.0f})" for c, t in zip(CLASS_NAMES, table.sum(axis=1))])
     ax.set(xlabel="likeliest class", ylabel="label (weight)")
     scores = decision_scores(table)
-    ax.set_title(title or f"Decisions: MCC {scores['mcc']:+.3f}, balanced accuracy {scores['balanced_accuracy']:.1%}", fontsize=9)
+    ax.set_title(title or f"Decisions: MCC {scores['mcc']:+.3f},\nbalanced accuracy {scores['balanced_accuracy']:.1%}", fontsize=9)
     return fig
