@@ -1247,6 +1247,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mlpipe/pipeline/execute.py'),
                                          'mlpipe.pipeline.execute.set_threads': ( 'pipeline/execute.html#set_threads',
                                                                                   'mlpipe/pipeline/execute.py'),
+                                         'mlpipe.pipeline.execute.sweep': ('pipeline/execute.html#sweep', 'mlpipe/pipeline/execute.py'),
                                          'mlpipe.pipeline.execute.task_output': ( 'pipeline/execute.html#task_output',
                                                                                   'mlpipe/pipeline/execute.py'),
                                          'mlpipe.pipeline.execute.temporary_out': ( 'pipeline/execute.html#temporary_out',

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['THREAD_VARIABLES', 'LIMIT', 'DEMO', 'upstream_records', 'input_hashes', 'input_facts', 'now', 'emitter',
-           'set_threads', 'peak_mb', 'alive', 'temporary_out', 'sealed_reads', 'run_task', 'link_tree', 'reuse_task',
-           'TaskOutput', 'task_output', 'project_root', 'runs_root', 'demo_config', 'prepare_demo', 'run_by_hand']
+           'set_threads', 'peak_mb', 'alive', 'sweep', 'temporary_out', 'sealed_reads', 'run_task', 'link_tree',
+           'reuse_task', 'TaskOutput', 'task_output', 'project_root', 'runs_root', 'demo_config', 'prepare_demo',
+           'run_by_hand']
 
 # %% ../../nbs/pipeline/execute.ipynb #eda75114
 import json
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 from ..config import PipelineConfig, find_settings, get_config, load_config, package_dir
 from .cache import Index, key_of, key_parts
@@ -89,12 +90,16 @@ def alive(pid: int) -> bool:
     except PermissionError: return True
     return True
 
+def sweep(left: Iterable[Path]) -> None:
+    """Removes those of the folders `.making-PID-...` whose process is gone."""
+    for folder in left:
+        if not alive(int(folder.name.split("-")[1])): shutil.rmtree(folder, ignore_errors=True)
+
 @contextmanager
 def temporary_out(folder: Path) -> Iterator[Path]:
     """An empty folder for outputs in the making, gone afterwards unless it was published; what a killed process left is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".making-*"):
-        if not alive(int(left.name.split("-")[1])): shutil.rmtree(left, ignore_errors=True)
+    sweep(folder.glob(".making-*"))
     made = folder / f".making-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     made.mkdir()
     try: yield made

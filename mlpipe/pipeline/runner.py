@@ -28,7 +28,7 @@ from typing import Any, Callable, Iterator, Mapping
 
 from ..config import PipelineConfig, load_config, package_dir, save_config
 from .cache import Index, first_difference, key_of, key_parts
-from .execute import emitter, input_hashes, reuse_task, run_task, runs_root, set_threads, upstream_records
+from .execute import emitter, input_hashes, reuse_task, run_task, runs_root, set_threads, sweep, upstream_records
 from .manifest import ArtifactManifest, outputs_problem, read_record, save_manifest, sha256_json, write_atomic
 from .stage import SettingsView, Stage, TaskId, expand, load_stages
 
@@ -377,6 +377,7 @@ class PipelineRunner(Planner):
                 walk(self, wanted_tasks(self.graph, before), pool, reports, emitter(self.run_dir), watcher.poll, outcomes)
                 status = "ok" if RunResult(self.run_dir, outcomes, 0).ok else "failed"
                 pool.shutdown()
+                sweep(self.run_dir.rglob(".making-*"))
             except BaseException:
                 stop_executor(pool)
                 raise
