@@ -33,8 +33,8 @@ def test_a_plugin_stage(small, monkeypatch, tmp_path):
         assert run("second").count("reused") == 3
         for name in [m for m in sys.modules if m.startswith("their_stages")]: del sys.modules[name]
         stages.STAGES.pop("tops")
-        (package / "__init__.py").write_text(SOURCE.replace("{n}", "7"))
+        (package / "__init__.py").write_text(SOURCE.replace("{n}", "11"))
         importlib.invalidate_caches()
         third = run("third")
-        assert third.outcomes[TaskId("tops", "MES")].record["rows"] == 7 and third.count("reused") == 2
+        assert third.outcomes[TaskId("tops", "MES")].record["rows"] == 11 and third.count("reused") == 2
     finally: sys.modules.pop("their_stages", None)
