@@ -164,7 +164,7 @@ def build(root: Path | None = None, n_workers: int = 2) -> Path:
     need_tools()
     root = project_root(root)
     if problems := sidebar_problems(root):
-        raise ValueError(f"the sidebar must list every notebook once, got:\n" + "\n".join(problems) + "\nCorrect _quarto.yml.")
+        raise ValueError("the sidebar must list every notebook once, got:\n" + "\n".join(problems) + "\nCorrect _quarto.yml.")
     run_in(root, [sys.executable, "-c", f"import sys; from mlpipe.docs import main; sys.exit(main(['--in-place', '{n_workers}']))"])
     if dead := dead_links(root / "_docs"):
         raise ValueError(f"links must lead somewhere, got {len(dead)} dead ones:\n" + "\n".join(dead) + "\nCorrect them in the notebooks.")

@@ -12,7 +12,7 @@ __all__ = ['NORMAL', 'EULER', 'sharpe', 'resample_means', 'Interval', 'interval_
 from itertools import combinations
 from math import ceil, e, inf, isfinite, nan, sqrt
 from statistics import NormalDist
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd

@@ -12,7 +12,7 @@ __all__ = ['SUFFIXES', 'PRICES', 'COLUMNS', 'ALIASES', 'CONTRACT', 'OFFSET', 'st
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, Callable, Literal, Mapping, NamedTuple
+from typing import Any, Literal, Mapping, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np

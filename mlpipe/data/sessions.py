@@ -8,7 +8,6 @@ __all__ = ['HOURS', 'ZONE', 'FIRST', 'LAST', 'LIBRARY', 'DAY_NS', 'MINUTE_NS', '
            'SessionCalendar', 'get_calendar', 'clock_evidence', 'reread', 'utc_offset', 'prove_clock', 'plot_clock']
 
 # %% ../../nbs/data/sessions.ipynb #9682ae6d
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any

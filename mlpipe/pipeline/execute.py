@@ -24,7 +24,7 @@ from typing import Any, Callable, Iterable, Iterator
 
 from ..config import PipelineConfig, find_settings, get_config, load_config, package_dir
 from .cache import Index, key_of, key_parts
-from .manifest import SCHEMA, file_facts, publish, read_record, write_json
+from .manifest import SCHEMA, file_facts, publish, read_record
 from .stage import Stage, StageResult, Task, TaskId, get_stage, read_file, stage_needs
 
 # %% ../../nbs/pipeline/execute.ipynb #28ca7a4a

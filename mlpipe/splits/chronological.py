@@ -88,7 +88,7 @@ def chronological_split(labels: pd.DataFrame, bars: pd.DataFrame, limits: Bounda
     labels: datetime, label, horizon_end; every datetime is one of `bars`. embargo: bars kept out of a block's targets, from the previous block's
     last potential end on. purge_bars: widens the purge at both borders. Raises ValueError for a row that is no bar.
     """
-    opens, closes = as_int64(bars["datetime"], "datetime"), as_int64(bars["ts_close"], "ts_close")
+    opens = as_int64(bars["datetime"], "datetime")
     times = as_int64(labels["datetime"], "datetime")
     position = np.searchsorted(opens, times)
     unknown = opens[np.minimum(position, len(opens) - 1)] != times

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data.formats import COLUMNS, Source, as_utc_ns, find_source, read_bars
+from ..data.formats import COLUMNS, Source, find_source, read_bars
 from ..data.sessions import prove_clock
 from ..data.synthetic import synthetic_market
 from ..instruments import Instrument
