@@ -39,24 +39,34 @@ def scale_splits(train: pd.DataFrame, val: pd.DataFrame, test: pd.DataFrame, cat
 
 # %% ../../nbs/scaling/convenience.ipynb #33b4cd47
 def stability_index(train: np.ndarray, later: np.ndarray, bins: int = 10) -> float:
-    """Population stability index of `later` against `train`, by bins at the training quantiles; float64 (n,) each, finite."""
+    """Population stability index of `later` against `train`, by bins at the training quantiles; float (n,) each, finite."""
+    return _stability(np.sort(train), np.sort(later), bins)
+
+def _stability(train: np.ndarray, later: np.ndarray, bins: int) -> float:
+    """The same of sorted samples: a bin's share is a difference of two positions."""
     edges = np.unique(np.quantile(train, np.linspace(0, 1, bins + 1)[1:-1]))
-    share = [np.bincount(np.searchsorted(edges, x, side="right"), minlength=len(edges) + 1) / len(x) for x in (train, later)]
+    share = [np.diff(np.searchsorted(x, edges), prepend=0, append=len(x)) / len(x) for x in (train, later)]
     p, q = (np.maximum(s, 1e-4) for s in share)                       # an empty bin counts as one in ten thousand
     return float(((q - p) * np.log(q / p)).sum())
 
 def ks_distance(train: np.ndarray, later: np.ndarray) -> float:
-    """Largest gap between the distribution functions of two samples; float64 (n,) each."""
-    points = np.concatenate([train, later])
-    below = [np.searchsorted(np.sort(x), points, side="right") / len(x) for x in (train, later)]
-    return float(np.abs(below[0] - below[1]).max())
+    """Largest gap between the distribution functions of two samples; float (n,) each."""
+    return _distance(np.sort(train), np.sort(later))
+
+def _distance(train: np.ndarray, later: np.ndarray) -> float:
+    """The same of sorted samples: the gap is largest at a step of `later`, on one of its two sides."""
+    gaps = [np.searchsorted(train, later, side=side) / len(train) - np.searchsorted(later, later, side=side) / len(later) for side in ("left", "right")]
+    return float(np.abs(gaps).max())
 
 # %% ../../nbs/scaling/convenience.ipynb #da3a3f28
 def drift_table(train: pd.DataFrame, later: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """PSI and KS of every feature, for each named later block against `train`: columns feature, block, psi, ks; largest PSI first."""
-    names = [c for c in train if c not in KEYS]
-    rows = [{"feature": n, "block": block, "psi": stability_index(a, b), "ks": ks_distance(a, b)}
-            for block, frame in later.items() for n in names for a, b in [(train[n].to_numpy(np.float64), frame[n].to_numpy(np.float64))] if len(b)]
+    blocks, rows = {k: f for k, f in later.items() if len(f)}, []
+    for name in (c for c in train if c not in KEYS):
+        seen = np.sort(train[name].to_numpy())
+        for block, frame in blocks.items():
+            now = np.sort(frame[name].to_numpy())
+            rows.append({"feature": name, "block": block, "psi": _stability(seen, now, 10), "ks": _distance(seen, now)})
     return pd.DataFrame(rows, columns=["feature", "block", "psi", "ks"]).sort_values(["psi", "feature"], ascending=[False, True], ignore_index=True)
 
 # %% ../../nbs/scaling/convenience.ipynb #303a47dc

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'MIN_TARGETS', 'SPLIT_COLOURS', 'Boundaries', 'boundaries', 'crosses_border', 'embargo_bars',
-           'chronological_split', 'require_targets', 'plot_splits']
+           'chronological_split', 'require_targets', 'runs_of', 'plot_splits']
 
 # %% ../../nbs/splits/chronological.ipynb #92e474a5
 from dataclasses import asdict, dataclass
@@ -123,6 +123,11 @@ def require_targets(split: pd.Series, symbol: str) -> None:
 # %% ../../nbs/splits/chronological.ipynb #c6d7bda1
 SPLIT_COLOURS = {"train": "#0072B2", "purged": "#D55E00", "embargo": "#E69F00", "val": "#009E73", "test": "#CC79A7", "invalid": "#888888"}
 
+def runs_of(words: np.ndarray, name: str) -> list[tuple[int, int]]:
+    """(first row, number of rows) of each run of `name`."""
+    edges = np.flatnonzero(np.diff(np.r_[False, words == name, False]))
+    return list(zip(edges[::2].tolist(), (edges[1::2] - edges[::2]).tolist()))
+
 def plot_splits(datetime: pd.Series, split: pd.Series, zoom: int = 600):
     """Figure of the word of each row over time: the whole span, and `zoom` rows on each side of the two borders."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
@@ -130,19 +135,22 @@ def plot_splits(datetime: pd.Series, split: pd.Series, zoom: int = 600):
     from matplotlib.ticker import MaxNLocator
     fig = Figure(figsize=(8, 4), layout="constrained")
     grid = fig.subplot_mosaic([["all", "all"], ["val", "test"]])
-    words, times = split.to_numpy(), datetime.reset_index(drop=True)
-    names = list(SPLIT_COLOURS)
-    counts = {k: int((words == k).sum()) for k in names}
+    words, days = split.to_numpy(), as_int64(datetime, "datetime") / 86_400e9
+    names, counts = list(SPLIT_COLOURS), split.value_counts()
+    for lane, name in enumerate(names):
+        runs = runs_of(words, name)
+        spans = [(days[a], max(days[a + n - 1] - days[a], 0.2)) for a, n in runs]
+        for ax, pieces in ((grid["all"], spans), (grid["val"], runs), (grid["test"], runs)):
+            ax.broken_barh(pieces, (lane - 0.35, 0.7), color=SPLIT_COLOURS[name], lw=0.4)
     for key, ax in grid.items():
         before = np.flatnonzero(words == {"val": "train", "test": "val"}.get(key, ""))
         first = before[-1] + 1 if len(before) else 0
-        at = np.arange(len(words)) if key == "all" else np.arange(max(first - zoom, 0), min(first + zoom, len(words)))
-        for lane, name in enumerate(names):
-            rows = at[words[at] == name]
-            ax.plot(times.iloc[rows] if key == "all" else rows, np.full(len(rows), lane), "|", ms=11, color=SPLIT_COLOURS[name])
-        ax.set(yticks=range(len(names)), yticklabels=[f"{k} ({counts[k]})" for k in names] if key != "test" else [], ylim=(len(names) - 0.4, -0.6),
+        ax.set(yticks=range(len(names)), yticklabels=[f"{k} ({counts.get(k, 0)})" for k in names] if key != "test" else [], ylim=(len(names) - 0.4, -0.6),
                xlabel="time [UTC]" if key == "all" else f"row, at the border to {key}")
-        if key != "all": ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if key == "all": continue
+        ax.set_xlim(max(first - zoom, 0), min(first + zoom, len(words)))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    grid["all"].xaxis_date()
     grid["all"].xaxis.set_major_formatter(ConciseDateFormatter(dates := AutoDateLocator(maxticks=8)))
     grid["all"].xaxis.set_major_locator(dates)
     spent = sum(counts.get(k, 0) for k in ("purged", "embargo", "invalid")) / max(len(words), 1)
