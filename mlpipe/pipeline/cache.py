@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OUTSIDE', 'BASE_LIBS', 'BY_SYMBOL', 'code_digest', 'counts', 'module_file', 'imported', 'module_facts', 'code_parts',
            'lib_version', 'lib_versions', 'external_digest', 'setting_values', 'stage_code', 'own_settings',
-           'key_parts', 'key_of', 'first_difference', 'Index']
+           'short_names', 'key_parts', 'key_of', 'first_difference', 'Index']
 
 # %% ../../nbs/pipeline/cache.ipynb #7b656c9b
 import ast
@@ -19,7 +19,7 @@ import uuid
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Mapping, Sequence
 
 from .. import STARTED
 from ..config import PipelineConfig
@@ -157,6 +157,12 @@ def own_settings(values: Mapping[str, Any], task: TaskId) -> dict[str, Any]:
         return bool(task.symbol) and by_symbol or bool(task.model) and key.startswith("model.") and not key.startswith(f"model.{task.model}.")
     return {k: v for k, v in values.items() if v != {} and not foreign(k)}
 
+def short_names(files: Sequence[Path]) -> dict[str, Path]:
+    """Files by name, with as many of their folders before it as tell them apart; the machine's own paths stay out of a key."""
+    def name(file: Path) -> str:
+        return next("/".join(file.parts[-k:]) for k in range(1, len(file.parts) + 1) if sum(f.parts[-k:] == file.parts[-k:] for f in files) == 1)
+    return {name(f): f for f in dict.fromkeys(files)}
+
 def key_parts(stage: Stage, config: PipelineConfig, task: TaskId, inputs: Mapping[str, str], store: Path | None = None) -> dict:
     """Everything the task's result depends on. inputs: "MES/clean/bars.parquet" -> sha256, as its predecessors recorded them."""
     settings = own_settings(setting_values(config, stage.settings), task)
@@ -164,7 +170,7 @@ def key_parts(stage: Stage, config: PipelineConfig, task: TaskId, inputs: Mappin
     instrument = get_instrument(task.symbol, config.instruments).model_dump(mode="json") if task.symbol else {}
     return {"schema": SCHEMA, "stage": stage.name, "task": str(task), "code": stage_code(stage, task.model), "settings": settings,
             "instrument": instrument, "inputs": dict(sorted(inputs.items())), "libs": lib_versions(stage.libs),
-            "external": {Path(f).name: external_digest(Path(f), store) for f in files}}
+            "external": {name: external_digest(file, store) for name, file in short_names([Path(f) for f in files]).items()}}
 
 def key_of(parts: dict) -> str:
     """The task's key: SHA-256 of its parts as canonical JSON."""

@@ -135,13 +135,12 @@ def counts(file: Path, column: str) -> dict[Any, int]:
     return {f["values"]: f["counts"] for f in found}
 
 def label_shares(run: RunFacts, symbol: str) -> Markup:
-    """Shares of down, flat and up among valid labels, with the default and with the chosen barriers."""
+    """Shares of down, flat and up among the labels that end before the test span, with the default and with the chosen barriers."""
     rows = []
     for stage, name in (("label", "default barriers"), ("finalize", "chosen barriers")):
-        n = counts(run.out(symbol, stage, "labels.parquet"), "label")
-        valid = sum(v for k, v in n.items() if k != -99)
-        if valid: rows.append([name, *(percent(n.get(k, 0) / valid) for k in (-1, 0, 1)), valid, n.get(-99, 0)])
-    return table(rows, ["labels", "down", "flat", "up", "valid", "invalid"])
+        found = run.json(symbol, stage, "summary.json")
+        if found.get("shown"): rows.append([name, *(percent(found["shares"][k]) for k in ("down", "flat", "up")), found["shown"], found["valid"], found["invalid"]])
+    return table(rows, ["labels", "down", "flat", "up", "before test", "valid", "invalid"])
 
 def span_counts(run: RunFacts, symbol: str) -> Markup:
     """Rows of each span: train, validation and test, and those that were purged or lie in an embargo."""
