@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STALE', 'NEEDS', 'Reference', 'reference_of', 'as_of', 'reference_returns', 'reference_return',
            'reference_correlation', 'reference_beta', 'reference_lead', 'relative_strength', 'spread_z',
-           'volatility_against_reference']
+           'volatility_against_reference', 'reference_residual']
 
 # %% ../../nbs/features/cross_asset.ipynb #8591e0cd
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .registry import feature
-from .rolling import change, lag, ratio, rolling_correlation, rolling_covariance, rolling_std, rolling_variance, rolling_z
+from .rolling import change, lag, log_ratio, ratio, rolling_correlation, rolling_covariance, rolling_std, rolling_variance, rolling_z
 from .view import MINUTE, BarView, frame_problems
 
 # %% ../../nbs/features/cross_asset.ipynb #d12e5fdc
@@ -57,29 +57,31 @@ def reference_returns(view: BarView) -> np.ndarray:
     return view.share("reference_returns", make)
 
 @feature("reference_return_{n}", family="cross_asset", category="returns", inputs=NEEDS, warmup=lambda n: n, over=(1, 12),
-         description="The reference's log return over {n} bars.")
+         formula="ln(X[t] / X[t-{n}]), X the reference's close", description="The reference's log return over {n} bars.")
 def reference_return(view: BarView, n: int) -> np.ndarray:
     return change(np.log(view.reference), n)
 
 @feature("reference_correlation_{n}", family="cross_asset", category="bounded", inputs=NEEDS, warmup=lambda n: n + 1, over=(48, 240),
-         description="Correlation with the reference's returns over {n} bars, in [-1, 1]; 0 where either stands still.")
+         formula="corr(r, rX) over {n} bars, rX = ln(X[t] / X[t-1])", description="Correlation with the reference's returns over {n} bars, in [-1, 1]; 0 where either stands still.")
 def reference_correlation(view: BarView, n: int) -> np.ndarray:
     return rolling_correlation(view.returns, reference_returns(view), n)
 
 # %% ../../nbs/features/cross_asset.ipynb #ff1e613d
 @feature("reference_beta_{n}", family="cross_asset", category="ratio", inputs=NEEDS, warmup=lambda n: n + 1, over=(240,),
-         description="Beta of the returns on the reference's over {n} bars; 0 where it stands still.")
+         formula="cov(r, rX) / var(rX) over {n} bars", description="Beta of the returns on the reference's over {n} bars; 0 where it stands still.")
 def reference_beta(view: BarView, n: int) -> np.ndarray:
     other = reference_returns(view)
     return ratio(rolling_covariance(view.returns, other, n), rolling_variance(other, n))
 
 @feature("reference_lead_{n}", family="cross_asset", category="bounded", inputs=NEEDS, warmup=lambda n: n + 2, over=(96,),
+         formula="corr(r[t], rX[t-1]) over {n} bars",
          description="Correlation of the returns with the reference's of one bar earlier over {n} bars: above 0 the reference leads.")
 def reference_lead(view: BarView, n: int) -> np.ndarray:
     return rolling_correlation(view.returns, lag(reference_returns(view)), n)
 
 # %% ../../nbs/features/cross_asset.ipynb #c61d4106
 @feature("relative_strength_{n}", family="cross_asset", category="ratio", inputs=NEEDS, warmup=lambda n: 97 + n, over=(12, 48),
+         formula="(ln(C[t] / C[t-{n}]) / std96(r) - ln(X[t] / X[t-{n}]) / std96(rX)) / √{n}",
          description="Return over {n} bars in its 96-bar volatility minus the same of the reference; a side that stands still counts 0.")
 def relative_strength(view: BarView, n: int) -> np.ndarray:
     other = reference_returns(view)
@@ -87,12 +89,18 @@ def relative_strength(view: BarView, n: int) -> np.ndarray:
     return (ratio(change(view.log_close, n), own) - ratio(change(np.log(view.reference), n), theirs)) / np.sqrt(n)
 
 @feature("spread_z_{n}", family="cross_asset", category="ratio", inputs=NEEDS, warmup=lambda n: n, over=(120,),
-         description="Log price ratio to the reference in standard deviations from its mean over {n} bars; 0 in a flat window.")
+         formula="(S - mean{n}(S)) / std{n}(S), S = ln(C / X)", description="Log price ratio to the reference in standard deviations from its mean over {n} bars; 0 in a flat window.")
 def spread_z(view: BarView, n: int) -> np.ndarray:
     return rolling_z(view.log_close - np.log(view.reference), n)
 
 @feature("volatility_against_reference_{n}", family="cross_asset", category="ratio", inputs=NEEDS, warmup=lambda n: n + 1, over=(48,),
-         description="Log of the {n}-bar volatility over the reference's, within ±5; 0 where either stands still.")
+         formula="ln(std{n}(r) / std{n}(rX)), within ±5", description="Log of the {n}-bar volatility over the reference's, within ±5; 0 where either stands still.")
 def volatility_against_reference(view: BarView, n: int) -> np.ndarray:
-    quotient = ratio(rolling_std(view.returns, n), rolling_std(reference_returns(view), n))
-    return np.clip(np.log(np.where(quotient > 0, quotient, np.where(np.isnan(quotient), np.nan, 1.0))), -5.0, 5.0)
+    return log_ratio(rolling_std(view.returns, n), rolling_std(reference_returns(view), n), 5.0)
+
+@feature("reference_residual_{n}", family="cross_asset", category="ratio", inputs=NEEDS, warmup=241, over=(12,),
+         formula="(ln(C[t] / C[t-{n}]) - beta240 · ln(X[t] / X[t-{n}])) / (std240(r) · √{n})",
+         description="Return over {n} bars that the reference does not explain, in the 240-bar volatility; 0 in a flat window.")
+def reference_residual(view: BarView, n: int) -> np.ndarray:
+    own = change(view.log_close, n) - reference_beta(view, 240) * change(np.log(view.reference), n)
+    return ratio(own, rolling_std(view.returns, 240) * np.sqrt(n))

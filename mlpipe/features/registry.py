@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Category', 'CATEGORIES', 'INPUTS', 'REGISTRY', 'Amount', 'FeatureSpec', 'spec_problems', 'recursive',
-           'FeatureRegistry', 'register_feature', 'home', 'feature', 'compute']
+           'FeatureRegistry', 'register_feature', 'home', 'feature', 'compute', 'learn']
 
 # %% ../../nbs/features/registry.ipynb #85653189
 from dataclasses import dataclass
-from typing import Callable, Iterator, Literal, Mapping, Sequence, get_args
+from typing import Any, Callable, Iterator, Literal, Mapping, Sequence, get_args
 
 import numpy as np
 
@@ -23,6 +23,7 @@ class FeatureSpec:
 
     warmup: bars that must lie before a row, counted in bars of `timeframe` minutes where that is not 0.
     sessions: whole sessions needed, the row's own included (1: anything anchored at today's open). source: where the formula comes from.
+    fit: where given, `fit(view of training bars)` returns numbers by name, and the column is `function(view, **numbers)`.
     """
     name: str
     family: str
@@ -34,6 +35,8 @@ class FeatureSpec:
     source: str = ""
     sessions: int = 0
     timeframe: int = 0
+    formula: str = ""
+    fit: Callable[..., Mapping[str, float]] | None = None
 
     def bars_needed(self, minutes: int) -> int:
         """Warm-up in bars of `minutes` minutes."""
@@ -49,8 +52,11 @@ def spec_problems(spec: FeatureSpec) -> Iterator[str]:
         yield f"category must be one of {', '.join(CATEGORIES)}, got {spec.category!r} ({where}). Correct it; the scaler chooses by it."
     if not spec.inputs or set(spec.inputs) - set(INPUTS):
         yield f"inputs must be some of {', '.join(INPUTS)}, got {spec.inputs!r} ({where}). Name what the function reads."
-    if spec.warmup < 0 or spec.sessions < 0:
-        yield f"warmup and sessions must be >= 0, got {spec.warmup} and {spec.sessions} ({where}). State the memory of the feature."
+    if not all(isinstance(x, int) and x >= 0 for x in (spec.warmup, spec.sessions, spec.timeframe)):
+        yield (f"warmup, sessions and timeframe must be whole numbers >= 0, got {spec.warmup!r}, {spec.sessions!r} and {spec.timeframe!r} ({where}). "
+               "State the memory of the feature.")
+    if spec.fit is not None and "reference" in spec.inputs:
+        yield f"a fitted feature must read its own symbol only, got inputs {spec.inputs!r} ({where}). Drop the reference or the fit."
     if not spec.description:
         yield f"description must be a sentence, got nothing ({where}). Say what the number means."
 
@@ -108,17 +114,19 @@ REGISTRY = FeatureRegistry()
 Amount = int | Callable[[int], int]
 
 def feature(name: str, *, family: str, category: Category, inputs: Sequence[str], description: str, warmup: Amount = 0, sessions: Amount = 0,
-            timeframe: Amount = 0, over: Sequence[int] = (), source: str = "", registry: FeatureRegistry | None = None) -> Callable:
+            timeframe: Amount = 0, over: Sequence[int] = (), formula: str = "", source: str = "",
+            fit: Callable[..., Mapping[str, float]] | None = None, registry: FeatureRegistry | None = None) -> Callable:
     """Registers the decorated function `f(view)`, or `f(view, n)` for each n of `over`, and returns it unchanged.
 
-    Raises ValueError as `register_feature` does. See FeatureSpec for the fields.
+    Raises ValueError as `register_feature` does. See FeatureSpec for the fields; `fit` is called as the function is, `fit(view)` or `fit(view, n)`.
     """
     def decorate(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
         for n in over or (None,):
             number = lambda amount: amount(n) if callable(amount) else amount
             register_feature(FeatureSpec(name=name.format(n=n), family=family, category=category, inputs=tuple(inputs), warmup=number(warmup),
                                          description=description.format(n=n), function=function if n is None else _Bound(function, n),
-                                         source=source, sessions=number(sessions), timeframe=number(timeframe)), registry)
+                                         source=source, sessions=number(sessions), timeframe=number(timeframe), formula=formula.format(n=n),
+                                         fit=fit if fit is None or n is None else _Bound(fit, n)), registry)
         return function
     return decorate
 
@@ -128,12 +136,26 @@ class _Bound:
     func: Callable[..., np.ndarray]
     n: int
 
-    def __call__(self, view) -> np.ndarray: return self.func(view, self.n)
+    def __call__(self, view, **state: float) -> Any: return self.func(view, self.n, **state)
 
 # %% ../../nbs/features/registry.ipynb #c99828fa
-def compute(spec: FeatureSpec, view) -> np.ndarray:
-    """The column of `spec` over a `BarView`: float64 (n_bars,). Raises ValueError where the function returns another shape."""
-    values = np.asarray(spec.function(view), dtype=np.float64)
+def compute(spec: FeatureSpec, view, state: Mapping[str, float] | None = None) -> np.ndarray:
+    """The column of `spec` over a `BarView`: float64 (n_bars,). state: what `learn` returned, for a fitted feature.
+
+    Raises ValueError where the function returns another shape, or a fitted feature is given no state.
+    """
+    if spec.fit is not None and state is None:
+        raise ValueError(f"a fitted feature must have a state, got none (feature {spec.name!r}). Fit the engineer on training bars that hold it.")
+    values = np.asarray(spec.function(view, **(state or {})), dtype=np.float64)
     if values.shape != (len(view),):
         raise ValueError(f"a feature must return one number a bar, shape ({len(view)},), got {values.shape} (feature {spec.name!r}). Correct its function.")
     return values
+
+# %% ../../nbs/features/registry.ipynb #26db533f
+def learn(spec: FeatureSpec, view) -> dict[str, float]:
+    """What a fitted feature learns from a view of training bars, as numbers by name. Raises ValueError where one is no finite number."""
+    state = dict(spec.fit(view))
+    for key, value in state.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not np.isfinite(value):
+            raise ValueError(f"a fitted state must hold finite numbers, got {key} = {value!r} (feature {spec.name!r}). Correct its fit.")
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in state.items()}

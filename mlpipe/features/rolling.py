@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FLAT', 'rolling_sum', 'rolling_mean', 'rolling_variance', 'rolling_std', 'rolling_covariance', 'rolling_correlation',
-           'ratio', 'rolling_z', 'rolling_line', 'rolling_rank', 'lag', 'change', 'anchored_sum']
+           'ratio', 'log_ratio', 'rolling_z', 'rolling_line', 'rolling_rank', 'bars_since_high', 'lag', 'change',
+           'anchored_sum', 'anchored_range', 'usual_by_slot']
 
 # %% ../../nbs/features/rolling.ipynb #d28dc992
 import numpy as np
@@ -61,6 +62,12 @@ def ratio(a: np.ndarray, b: np.ndarray, empty: float = 0.0) -> np.ndarray:
     np.divide(a, b, out=out, where=(b != 0))
     return out
 
+# %% ../../nbs/features/rolling.ipynb #b949826a
+def log_ratio(a: np.ndarray, b: np.ndarray, limit: float) -> np.ndarray:
+    """ln(a / b) of non-negative numbers, within ±limit; 0 where either is zero. NaN (warm-up) stays NaN."""
+    quotient = ratio(a, b)
+    return np.clip(np.log(np.where(quotient > 0, quotient, np.where(np.isnan(quotient), np.nan, 1.0))), -limit, limit)
+
 # %% ../../nbs/features/rolling.ipynb #796f4576
 @njit(cache=True, nogil=True)
 def rolling_z(x: np.ndarray, n: int) -> np.ndarray:
@@ -78,9 +85,10 @@ def rolling_z(x: np.ndarray, n: int) -> np.ndarray:
 
 # %% ../../nbs/features/rolling.ipynb #873e1efd
 @njit(cache=True, nogil=True)
-def rolling_line(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares line through the last `n` values: its slope per bar, and its R² (0 in a flat window). NaN in the first n-1 rows."""
-    slope, fit = np.full(x.size, np.nan), np.full(x.size, np.nan)
+def rolling_line(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least-squares line through the last `n` values: its slope per bar, its R² (0 in a flat window), and by how many standard deviations of its
+    residuals the last value misses it (0 where the line is exact). NaN in the first n-1 rows."""
+    slope, fit, miss = np.full(x.size, np.nan), np.full(x.size, np.nan), np.full(x.size, np.nan)
     spread = n * (n * n - 1) / 12.0                      # sum of squared deviations of 0 .. n-1
     for t in range(n - 1, x.size):
         base, s, ss, cross = x[t - n + 1], 0.0, 0.0, 0.0
@@ -92,7 +100,9 @@ def rolling_line(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         total = ss - s * s / n
         slope[t] = cross / spread
         fit[t] = min(cross * cross / (spread * total), 1.0) if total > 1e-12 * ss else 0.0
-    return slope, fit
+        left = total * (1.0 - fit[t])
+        miss[t] = (x[t] - base - s / n - slope[t] * (n - 1) / 2.0) / np.sqrt(left / n) if left > 1e-9 * ss else 0.0
+    return slope, fit, miss
 
 # %% ../../nbs/features/rolling.ipynb #e516c2b9
 @njit(cache=True, nogil=True)
@@ -103,11 +113,26 @@ def rolling_rank(x: np.ndarray, n: int) -> np.ndarray:
     """
     out = np.full(x.size, np.nan)
     for t in range(n - 1, x.size):
-        below, equal, margin = 0, 0, 1e-9 * abs(x[t])
-        for i in range(t - n + 1, t):
-            below += x[i] < x[t] - margin
-            equal += abs(x[i] - x[t]) <= margin
-        out[t] = (below + 0.5 * equal) / (n - 1)
+        low, high = x[t] - 1e-9 * abs(x[t]), x[t] + 1e-9 * abs(x[t])
+        below, upto = 0, 0
+        for i in range(t - n + 1, t):            # two comparisons a value: cheaper than keeping the window in order
+            below += x[i] < low
+            upto += x[i] <= high
+        out[t] = 0.5 * (below + upto) / (n - 1)
+    return out
+
+# %% ../../nbs/features/rolling.ipynb #25cc0fe2
+@njit(cache=True, nogil=True)
+def bars_since_high(x: np.ndarray, n: int) -> np.ndarray:
+    """Rows since the highest of the last `n` values, 0 to n-1, the newest of equals. NaN in the first n-1 rows. For the low give -x."""
+    out, queue = np.full(x.size, np.nan), np.empty(x.size, np.int64)
+    head, tail = 0, 0
+    for t in range(x.size):
+        while tail > head and x[queue[tail - 1]] <= x[t]: tail -= 1
+        queue[tail] = t
+        tail += 1
+        if queue[head] <= t - n: head += 1
+        if t >= n - 1: out[t] = t - queue[head]
     return out
 
 # %% ../../nbs/features/rolling.ipynb #a4028a5d
@@ -131,4 +156,37 @@ def anchored_sum(x: np.ndarray, anchor: np.ndarray) -> np.ndarray:
         if t == 0 or anchor[t] != anchor[t - 1]: total = 0.0
         total += x[t]
         out[t] = total
+    return out
+
+# %% ../../nbs/features/rolling.ipynb #ea35847b
+@njit(cache=True, nogil=True)
+def anchored_range(high: np.ndarray, low: np.ndarray, anchor: np.ndarray, take: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Highest high and lowest low from row `anchor[t]` to row t over the rows that `take` (bool) admits, and over row `anchor[t]` itself."""
+    top, bottom = np.empty(high.size), np.empty(high.size)
+    for t in range(high.size):
+        if t == 0 or anchor[t] != anchor[t - 1]: top[t], bottom[t] = high[t], low[t]
+        elif take[t]: top[t], bottom[t] = max(top[t - 1], high[t]), min(bottom[t - 1], low[t])
+        else: top[t], bottom[t] = top[t - 1], bottom[t - 1]
+    return top, bottom
+
+# %% ../../nbs/features/rolling.ipynb #8cd7da4b
+@njit(cache=True, nogil=True)
+def usual_by_slot(x: np.ndarray, slot: np.ndarray, session: np.ndarray, depth: int) -> np.ndarray:
+    """Mean of x in the same slot of the `depth` sessions before each row's own; a slot without a bar counts 0. NaN before `depth` sessions.
+
+    slot: int64 (n_bars,), position in the session, increasing within it; session: any id that changes with the session.
+    """
+    out = np.full(x.size, np.nan)
+    past = np.zeros((slot.max() + 1, depth))
+    seen = np.full((slot.max() + 1, depth), -1)
+    ordinal = 0
+    for t in range(x.size):
+        if t > 0 and session[t] != session[t - 1]: ordinal += 1
+        if ordinal >= depth:
+            total = 0.0
+            for k in range(depth):
+                if seen[slot[t], k] >= ordinal - depth and seen[slot[t], k] < ordinal: total += past[slot[t], k]
+            out[t] = total / depth
+        past[slot[t], ordinal % depth] = x[t]
+        seen[slot[t], ordinal % depth] = ordinal
     return out
