@@ -13,7 +13,7 @@ from ..config import BarrierParams
 from ..labels.weights import LabelWeights, plot_weights, weights_to_json
 from ..pipeline.stage import StageResult, Task, register_stage
 from ..splits.chronological import boundaries
-from .label import label_bars, label_summary
+from .label import before_test, label_bars, label_summary, round_trip, test_start
 
 # %% ../../nbs/stages/finalize.ipynb #2fe885e7
 def training_rows(bars: pd.DataFrame, record: pd.DataFrame, featured: pd.Series, splits: object) -> np.ndarray:
@@ -32,23 +32,25 @@ def chosen_barriers(task: Task) -> BarrierParams:
     found = task.read("optimize", "barriers.json")
     return BarrierParams(**{k: found[k] for k in ("k_up", "k_down", "max_bars")})
 
-@register_stage("finalize", after=("clean", "features", "label", "optimize"), settings=("labels", "weights", "splits"), libs=("numba",))
+@register_stage("finalize", after=("clean", "features", "label", "optimize"),
+                settings=("labels", "weights", "splits", "backtest.commission", "backtest.slippage_ticks"), libs=("numba",))
 def finalize(task: Task) -> StageResult:
     """Bars and chosen barriers in; final labels with quality and weights out."""
-    bars, minutes = task.read("clean", "bars.parquet"), task.read("clean", "minutes.parquet")
-    barriers = chosen_barriers(task)
-    record = label_bars(bars, minutes, barriers, task.instrument, task.settings.labels.whole())
-    train = training_rows(bars, record, task.read("features", "features.parquet")["datetime"], task.settings.splits.whole())
+    bars, minutes, settings, barriers = task.read("clean", "bars.parquet"), task.read("clean", "minutes.parquet"), task.settings, chosen_barriers(task)
+    cost = round_trip(task.instrument, settings.backtest.commission, settings.backtest.slippage_ticks)
+    record = label_bars(bars, minutes, barriers, task.instrument, settings.labels.whole(), cost)
+    train = training_rows(bars, record, task.read("features", "features.parquet")["datetime"], settings.splits.whole())
     if not train.any():
         raise ValueError(f"training labels must be at least one, got none of {len(bars)} bars ({task.symbol}, stage finalize). "
                          "Give more bars: features need a warm-up, labels a horizon.")
-    fitted = LabelWeights(task.settings.weights.whole()).fit(bars, record, train, barriers.max_bars)
-    weights = fitted.transform(bars, record, train)
-    before = task.read("label", "summary.json")
-    summary = {**label_summary(record, barriers), "default_shares": before["shares"], "training": int(train.sum()), "effective": fitted.state_.total,
-               "barriers_from": "optimize" if task.has("optimize") else "default"}
-    task.write("labels.parquet", pd.concat([record, weights], axis=1))
-    task.write("weights.json", weights_to_json(fitted))
+    fitted = LabelWeights(settings.weights.whole(), settings.weights.within_class).fit(bars, record, train, barriers.max_bars)
+    final = pd.concat([record, fitted.transform(bars, record, train)], axis=1)
+    until, learned = test_start(bars, settings.splits.whole()), weights_to_json(fitted)
+    summary = {**label_summary(record, barriers, until), "default_shares": task.read("label", "summary.json")["shares"], "training": int(train.sum()),
+               "effective": learned["effective"], "effective_by_class": learned["effective_by_class"], "barriers_from": "optimize" if task.has("optimize") else "default"}
+    task.write("labels.parquet", final)
+    task.write("weights.json", learned)
     task.write("summary.json", summary)
-    task.figure("weights.png", plot_weights(record, weights))
-    return StageResult(rows=summary["valid"], metrics={"effective": round(fitted.state_.total, 1), **{f"share_{k}": round(v, 4) for k, v in summary["shares"].items()}})
+    shown = before_test(final, until)
+    task.figure("weights.png", plot_weights(shown, shown))
+    return StageResult(rows=summary["valid"], metrics={"effective": round(learned["effective"], 1), **{f"share_{k}": round(v, 4) for k, v in summary["shares"].items()}})
