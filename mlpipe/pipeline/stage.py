@@ -259,7 +259,9 @@ def _built_in(name: str) -> Stage:
         file = Path(import_module("mlpipe").__file__).parent / "stages" / f"{name}.py"
         stage = declared_stage(name, file.read_text(encoding="utf-8"))
         if stage: STAGES[name] = stage
-        else: import_module(f"mlpipe.stages.{name}")
+        else:
+            made = vars(import_module(f"mlpipe.stages.{name}")).values()      # imported before, it does not register again
+            STAGES[name] = next(s for s in made if isinstance(s, Stage) and s.name == name)
     return STAGES[name]
 
 # %% ../../nbs/pipeline/stage.ipynb #248b8dc1

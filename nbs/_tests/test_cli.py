@@ -48,7 +48,7 @@ CASES = {
     "high below low in too many rows": (lambda b: b.assign(high=b.low - 1), "high"),
     "a wrong time zone": (lambda b: b.assign(datetime=b.datetime.dt.tz_convert("America/New_York").dt.tz_localize(None)), "zone"),
     "end stamps read as start stamps": (lambda b: b.assign(datetime=b.datetime + pd.Timedelta("1min")), "stamp"),
-    "an empty file": (lambda b: b.iloc[:0], "row"),
+    "an empty file": (lambda b: b.iloc[:0], "at least 2 bars"),
     "too few rows": (lambda b: b.iloc[:600], "rows"),
     "duplicate stamps that differ": (lambda b: pd.concat([b, b.assign(close=b.close + 1, high=b.high + 1)]).sort_values("datetime", kind="stable"), "duplicate"),
 }
