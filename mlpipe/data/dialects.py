@@ -183,6 +183,7 @@ def head_of(part: Part, profile: Any) -> Head:
         raw += block
         if b"\n" in raw or b"\r" in raw or len(raw) > LINE_LIMIT: break
     check_text(raw, part.name)
+    if re.match(rb'(\xef\xbb\xbf)?\s*[{[]\s*["{[]', raw): raise ValueError(f"a text file must be a table, got JSON ({part.name}). Give it the suffix .json or .jsonl.")
     encoding = encoding_of(raw, profile.encoding, part.name)
     whole = len(raw) < SAMPLE
     with told(part.name): text = codecs.getincrementaldecoder(encoding)().decode(raw).removeprefix("\ufeff")
@@ -196,7 +197,7 @@ def head_of(part: Part, profile: Any) -> Head:
     return Head([x for x in numbered if not comment(x[1])], [x for x in numbered if comment(x[1])], encoding, old)
 
 # %% ../../nbs/data/dialects.ipynb #f3177920
-NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+|\d{1,3}([.,]\d{3})+([.,]\d+)?)([eE][-+]?\d+)?")     # also with thousands parted: a value, if no readable one
 DAY = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{8}|\d{1,2}[- /]?[A-Za-z]{3}[- /]?\d{2,4}|[A-Z][a-z]{2} \d{1,2},? \d{4}"
 TIME = r"\d{1,2}:\d\d[\d:.,]*|\d{4,6}(?:[ .]\d{1,9})?"
 STAMP = re.compile(rf"(?:{DAY})(?:[T ,_-]+(?:{TIME}))?(?: ?[AaPp][Mm])?(?: ?(?:Z|UTC|GMT|[-+]\d\d:?\d\d))?|\d{{1,2}}:\d\d[\d:.,]*(?: ?[AaPp][Mm])?")

@@ -126,11 +126,13 @@ def _clock(data, i, end):
 # %% ../../nbs/data/stamps.ipynb #25023fa7
 @njit(cache=True, nogil=True)
 def _offset(data, i, end):
-    """Whether an offset stands at `i`, its nanoseconds, and the position after it, or -1: Z, UTC, GMT, +05, -0530, +05:30."""
+    """Whether an offset stands at `i`, its nanoseconds, and the position after it, or -1: Z, UTC, GMT, +05, -0530, +05:30, GMT-0500."""
     while i < end and data[i] == 32: i += 1
     if i == end: return False, 0, i
     if (data[i] | 32) == 122: return True, 0, i + 1
-    if i + 3 <= end and ((data[i] == 85 and data[i + 1] == 84 and data[i + 2] == 67) or (data[i] == 71 and data[i + 1] == 77 and data[i + 2] == 84)): return True, 0, i + 3
+    if i + 3 <= end and ((data[i] == 85 and data[i + 1] == 84 and data[i + 2] == 67) or (data[i] == 71 and data[i + 1] == 77 and data[i + 2] == 84)):
+        i += 3
+        if i == end: return True, 0, i
     if data[i] != 43 and data[i] != 45: return False, 0, -1
     sign = 1 if data[i] == 43 else -1
     hours, j = _number(data, i + 1, end)

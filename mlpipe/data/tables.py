@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['INDEX', 'SKIP', 'WRAPPED', 'LONGEST_ROW', 'OddLine', 'RawChunk', 'to_numbers', 'BlockParser', 'TextReader',
-           'line_problem', 'text_tables', 'flat_name', 'flat', 'open_parquet', 'parquet_names', 'parquet_tables',
-           'JsonText', 'json_rows', 'check_rest', 'json_column', 'flat_row', 'json_names', 'json_tables', 'kind_of',
-           'dialect_of', 'RawTable', 'open_table']
+           'line_problem', 'text_tables', 'flat_name', 'flat', 'open_parquet', 'parquet_names', 'picked',
+           'parquet_tables', 'JsonText', 'json_rows', 'check_rest', 'json_column', 'flat_row', 'json_names',
+           'json_tables', 'kind_of', 'dialect_of', 'RawTable', 'open_table']
 
 # %% ../../nbs/data/tables.ipynb #4eb43cdf
 import codecs
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from .dialects import LINE_LIMIT, READABLE, Dialect, Part, check_text, encoding_of, line_blocks, parts_of, sniff, split_line, survey, text_blocks, told
+from .dialects import LINE_LIMIT, READABLE, Dialect, Part, check_text, encoding_of, line_blocks, parts_of, sniff, split_line, survey, text_blocks, told, unique_names
 
 # %% ../../nbs/data/tables.ipynb #193a9ce3
 class OddLine(NamedTuple):
@@ -152,7 +152,8 @@ def flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_dictionary(kind): return flat(column.cast(kind.value_type))
     if pa.types.is_decimal(kind) or pa.types.is_float16(kind): return column.cast(pa.float64())
-    return column.cast(pa.string()) if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else column
+    text = pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return column.cast(pa.string()) if text else column
 
 def open_parquet(part: Part) -> pq.ParquetFile:
     """The parquet file of a part; one inside an archive is unpacked into a temporary file. Raises ValueError where it is none."""
@@ -165,12 +166,16 @@ def open_parquet(part: Part) -> pq.ParquetFile:
     except (pa.ArrowException, OSError) as e:
         raise ValueError(f"a parquet file must be whole, got {str(e).splitlines()[0][:100]} ({part.name}). Fetch or write it again.") from None
 
-def parquet_names(file: pq.ParquetFile) -> dict[str, str]:
-    """Our name -> the file's, of the columns that are no lists or structures."""
+def parquet_names(file: pq.ParquetFile) -> dict[str, tuple[str, int]]:
+    """Our name -> the file's and its place among twins, of the columns that are no lists, structures or blocks of bytes."""
     schema = file.schema_arrow
-    simple = [f.name for f in schema if not pa.types.is_nested(f.type)]
-    flats = [flat_name(n) for n in simple]
-    return dict(zip([n if flats.count(f) > 1 else f for n, f in zip(simple, flats)], simple))
+    fields = [(f.name, schema.names[:i].count(f.name)) for i, f in enumerate(schema) if not (pa.types.is_nested(f.type) or pa.types.is_fixed_size_binary(f.type))]
+    flats = [flat_name(n) for n, _ in fields]
+    return dict(zip(unique_names([n if flats.count(f) > 1 else f for (n, _), f in zip(fields, flats)]), fields))
+
+def picked(table: pa.Table, name: str, place: int) -> pa.ChunkedArray:
+    """The column of that name, the one at `place` among its twins, flat."""
+    return flat(table.column([i for i, n in enumerate(table.schema.names) if n == name][place]))
 
 # %% ../../nbs/data/tables.ipynb #db2d60a4
 def parquet_tables(part: Part, rows: int, columns: tuple[str, ...]) -> Iterator[tuple[pa.Table, Any, tuple[OddLine, ...]]]:
@@ -178,9 +183,9 @@ def parquet_tables(part: Part, rows: int, columns: tuple[str, ...]) -> Iterator[
     file = open_parquet(part)
     names, row = parquet_names(file), 1
     try:
-        for batch in file.iter_batches(batch_size=rows, columns=[names[c] for c in columns]):
+        for batch in file.iter_batches(batch_size=rows, columns=[names[c][0] for c in columns]):
             table = pa.Table.from_batches([batch])
-            table = pa.table({c: flat(table[names[c]]) for c in columns})
+            table = pa.table({c: picked(table, *names[c]) for c in columns})
             yield table, row, ()
             row += table.num_rows
     except (pa.ArrowException, OSError) as e:
