@@ -25,10 +25,27 @@ class ModelSpec:
     config: "type[ModelConfig]"
     tags: frozenset[str] = frozenset()
 
+def _linear() -> None:
+    from mlpipe.models.architectures import linear  # noqa: F401 (registers)
+
 def _lstm() -> None:
     from mlpipe.models.architectures import lstm  # noqa: F401 (registers)
 
-BUILT_IN: dict[str, Callable[[], None]] = {"lstm": _lstm}
+def _nhits() -> None:
+    from mlpipe.models.architectures import nhits  # noqa: F401 (registers)
+
+def _patchtst() -> None:
+    from mlpipe.models.architectures import patchtst  # noqa: F401 (registers)
+
+def _tft() -> None:
+    from mlpipe.models.architectures import tft  # noqa: F401 (registers)
+
+def _transformer() -> None:
+    from mlpipe.models.architectures import transformer  # noqa: F401 (registers)
+
+BUILT_IN: dict[str, Callable[[], None]] = {
+    "logistic": _linear, "dlinear": _linear, "nlinear": _linear,
+    "lstm": _lstm, "transformer": _transformer, "nhits": _nhits, "tft": _tft, "patchtst": _patchtst}
 
 def _plugins() -> dict[str, Any]:
     """Entry points of the group `mlpipe.models`, by name; none is loaded."""

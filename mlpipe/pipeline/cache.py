@@ -142,6 +142,7 @@ def setting_values(config: PipelineConfig, names: Iterable[str]) -> dict[str, An
         walk(name, node)
     return dict(sorted(out.items()))
 
+# %% ../../nbs/pipeline/cache.ipynb #484a6d3a
 def stage_code(stage: Stage, model: str = "") -> dict[str, str]:
     """The digests that make up a stage's code; of a stage defined in a notebook, its function's own source."""
     if stage.module == "__main__": return {"__main__": code_digest(textwrap.dedent(inspect.getsource(stage.function)))[:16]}
