@@ -358,8 +358,11 @@ def plot_labels(labels: pd.DataFrame, title: str = "") -> Any:
     share = {k: float((valid["touch_type"] == k).mean()) if len(valid) else 0.0 for k in (-1, 0, 1)}
     fig = Figure(figsize=(7, 2.6), layout="constrained")
     ax = fig.subplots()
-    bins = np.arange(0.5, max(valid["bars_to_hit"].max() if len(valid) else 1, 1) + 1.5)
-    ax.hist([valid["bars_to_hit"][valid["touch_type"] == k] for k in (-1, 0, 1)], bins, stacked=True, color=["#D55E00", "#999999", "#0072B2"], label=["lower", "time", "upper"])
+    held, base = np.arange(1, max(int(valid["bars_to_hit"].max()) if len(valid) else 1, 1) + 1), 0
+    for k, name, colour in ((-1, "lower", "#D55E00"), (0, "time", "#999999"), (1, "upper", "#0072B2")):
+        count = np.bincount(valid["bars_to_hit"].to_numpy()[valid["touch_type"].to_numpy() == k], minlength=len(held) + 1)[1:]
+        ax.stairs(base + count, np.append(held, held[-1] + 1) - 0.5, baseline=base, fill=True, color=colour, label=name)
+        base = base + count
     ax.legend(fontsize=8, frameon=False, ncols=3)
     ax.set(xlabel="bars held", ylabel="labels", title=title or f"{share[1]:.0%} reach the upper barrier, {share[-1]:.0%} the lower, {share[0]:.0%} neither in time")
     return fig

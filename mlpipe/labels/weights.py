@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'SCORES', 'COLUMNS', 'TIERS', 'check_spans', 'concurrency', 'average_uniqueness', 'return_attribution',
-           'time_decay', 'room_left', 'trade_costs', 'quality_scores', 'ClassState', 'WeightState', 'label_spans',
-           'overlap_parts', 'valid_rows', 'LabelWeights', 'weights_to_json', 'weights_from_json', 'plot_weights']
+           'time_decay', 'trade_moves', 'room_left', 'trade_costs', 'quality_scores', 'ClassState', 'WeightState',
+           'label_spans', 'overlap_parts', 'equal_labels', 'valid_rows', 'LabelWeights', 'weights_to_json',
+           'weights_from_json', 'plot_weights']
 
 # %% ../../nbs/labels/weights.ipynb #fccecda0
 from dataclasses import asdict, dataclass, replace
@@ -75,6 +76,18 @@ def time_decay(uniqueness: np.ndarray, oldest: float, total: float) -> np.ndarra
     """Weights from `oldest` to 1, linear in cumulative uniqueness up to `total` (the training rows'); 1 beyond it. Source: as above, 4.7."""
     return np.minimum(oldest + (1 - oldest) * np.cumsum(uniqueness) / max(total, 1e-12), 1.0)
 
+# %% ../../nbs/labels/weights.ipynb #0d4b9837
+def trade_moves(close: np.ndarray, record: pd.DataFrame, t0: np.ndarray, t1: np.ndarray, uniqueness: np.ndarray) -> np.ndarray:
+    """|log move from entry to exit, each bar's part shared by concurrency| per unit of `uniqueness`, float64 (n_labels,).
+
+    close: float64 (n_bars,). record: the labels' entry_price and exit_price. t0, t1: their first and last bars.
+    """
+    log, alive = np.log(close), np.maximum(_concurrency(t0, t1, len(close)), 1.0)
+    returns = np.diff(log, prepend=log[:1])
+    bought, sold = (np.log(record[c].to_numpy()) for c in ("entry_price", "exit_price"))
+    inner = _span_sums(returns / alive, t0, t1)
+    return np.abs(inner + (log[t0] - bought - returns[t0]) / alive[t0] + (sold - log[t1]) / alive[t1]) / uniqueness
+
 # %% ../../nbs/labels/weights.ipynb #f756f337
 def room_left(record: pd.DataFrame) -> np.ndarray:
     """Log distance from the exit to the nearer barrier, float64 (n,), >= 0. record: valid rows (upper, lower, exit_price)."""
@@ -142,15 +155,20 @@ def label_spans(record: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.
     return rows + 1, rows + record["bars_to_hit"].to_numpy(np.int64)[rows]
 
 def overlap_parts(bars: pd.DataFrame, record: pd.DataFrame, rows: np.ndarray, by_class: bool = True) -> pd.DataFrame:
-    """Uniqueness and attribution of the labels of `rows`, among these alone: by return; with by_class, a flat label's by its room, times its uniqueness."""
+    """Uniqueness and attribution of the labels of `rows`, among these alone: by the trade's move; with by_class, a flat label's by its room."""
     t0, t1 = label_spans(record, rows)
     n = int(t1.max()) + 1 if len(rows) else 0
-    close = bars["close"].to_numpy()[:n]
-    alone, moved = average_uniqueness(t0, t1, n), return_attribution(np.diff(np.log(close), prepend=np.log(close[:1])), t0, t1)
+    alone = average_uniqueness(t0, t1, n)
+    moved = trade_moves(bars["close"].to_numpy(np.float64)[:n], record.iloc[rows], t0, t1, alone)
     if by_class:
         flat = np.flatnonzero(record["label"].to_numpy()[rows] == 0)
-        moved[flat] = alone[flat] * room_left(record.iloc[rows[flat]])
+        moved[flat] = room_left(record.iloc[rows[flat]])
     return pd.DataFrame({"uniqueness": alone, "attribution": moved}, index=rows)
+
+def equal_labels(weight: np.ndarray) -> float:
+    """How many labels of equal weight say as much as labels of these weights: (sum)^2 / sum of squares. Source: Kish, Survey Sampling, 1965."""
+    total, squares = float(np.sum(weight)), float(np.sum(np.square(weight)))
+    return total ** 2 / squares if squares > 0 else 0.0
 
 def valid_rows(record: pd.DataFrame, mask: np.ndarray) -> np.ndarray:
     """Bar numbers of the rows in `mask` that have a label, int64."""

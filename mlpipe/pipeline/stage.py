@@ -102,7 +102,7 @@ def write_file(path: Path, value: Any) -> Path:
 
 def write_figure(path: Path, figure: Any) -> Path:
     """Saves a matplotlib figure as PNG with fixed resolution and no metadata."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=110, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
     return path
 
 # %% ../../nbs/pipeline/stage.ipynb #6c4cf407

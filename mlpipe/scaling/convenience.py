@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-from .core import ScalerConfig
+from .core import ScalerConfig, sorted_quantile
 from .scaler import KEYS, FeatureScaler
 
 # %% ../../nbs/scaling/convenience.ipynb #86a9f27b
@@ -47,7 +47,7 @@ def stability_index(train: np.ndarray, later: np.ndarray, bins: int = 10) -> flo
 
 def _stability(train: np.ndarray, later: np.ndarray, bins: int) -> float:
     """The same of sorted samples: a bin's share is a difference of two positions."""
-    edges = np.unique(np.quantile(train, np.linspace(0, 1, bins + 1)[1:-1]))
+    edges = np.unique(sorted_quantile(train, np.linspace(0, 1, bins + 1)[1:-1]))
     share = [np.diff(np.searchsorted(x, edges), prepend=0, append=len(x)) / len(x) for x in (train, later)]
     p, q = (np.maximum(s, 1e-4) for s in share)                       # an empty bin counts as one in ten thousand
     return float(((q - p) * np.log(q / p)).sum())

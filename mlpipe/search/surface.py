@@ -417,7 +417,7 @@ def plot_surface(surface: pd.DataFrame, chosen: BarrierParams, default: BarrierP
     shown = int(limits[np.abs(limits - chosen.max_bars).argmin()])
     at = surface[surface["max_bars"] == shown]
     table = at.assign(fitness=at["fitness"].where(at["feasible"])).pivot(index="k_up", columns="k_down", values="fitness")
-    fig = Figure(figsize=(4.3, 3.2), layout="constrained")
+    fig = Figure(figsize=(4.3, 3.5), layout="constrained")
     ax = fig.subplots()
     ax.set_facecolor("#DDDDDD")
     image = ax.pcolormesh(table.columns, table.index, np.ma.masked_invalid(table), cmap=colormaps["cividis"].resampled(24), shading="nearest", snap=True)
@@ -425,7 +425,7 @@ def plot_surface(surface: pd.DataFrame, chosen: BarrierParams, default: BarrierP
     for barriers, marker, name, size in ((default, "s", "default", 70), (chosen, "*", "proposed", 190)):
         if barriers is None: continue
         ax.scatter(barriers.k_down, barriers.k_up, size, marker=marker, color="#D55E00", edgecolor="white", label=f"{name}: {barriers.max_bars} bars", zorder=3)
-    ax.legend(fontsize=8, loc="upper left")
+    fig.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)      # inside it would hide genomes, the proposed one too
     ax.set(xlabel="k_down [ATR]", ylabel="k_up [ATR]", title=f"{surface['feasible'].mean():.0%} of {len(surface):,} are feasible (grey: not); at {shown} bars")
     ax.title.set_fontsize(10)
     return fig

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import BarrierParams
-from ..labels.weights import LabelWeights, plot_weights, weights_to_json
+from ..labels.weights import LabelWeights, equal_labels, plot_weights, weights_to_json
 from ..pipeline.stage import StageResult, Task, register_stage
 from ..splits.chronological import boundaries
 from .label import before_test, label_bars, label_summary, round_trip, test_start
@@ -46,7 +46,7 @@ def finalize(task: Task) -> StageResult:
     fitted = LabelWeights(settings.weights.whole(), settings.weights.within_class).fit(bars, record, train, barriers.max_bars)
     final = pd.concat([record, fitted.transform(bars, record, train)], axis=1)
     until, learned = test_start(bars, settings.splits.whole()), weights_to_json(fitted)
-    summary = {**label_summary(record, barriers, until), "default_shares": task.read("label", "summary.json")["shares"], "training": int(train.sum()),
+    summary = {**label_summary(record, barriers, until), "equal_labels": equal_labels(final["weight"].to_numpy()[train]), "default_shares": task.read("label", "summary.json")["shares"], "training": int(train.sum()),
                "effective": learned["effective"], "effective_by_class": learned["effective_by_class"], "barriers_from": "optimize" if task.has("optimize") else "default"}
     task.write("labels.parquet", final)
     task.write("weights.json", learned)

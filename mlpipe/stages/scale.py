@@ -6,6 +6,7 @@
 __all__ = ['scale_rows', 'scale']
 
 # %% ../../nbs/stages/scale.ipynb #d62162f8
+import numpy as np
 import pandas as pd
 
 from ..pipeline.stage import StageResult, Task, register_stage
@@ -23,8 +24,8 @@ def scale_rows(features: pd.DataFrame, rows: pd.DataFrame, limits: Boundaries, c
     if not features["datetime"].reset_index(drop=True).equals(rows["datetime"].reset_index(drop=True)):
         raise ValueError(f"features must have the rows of the split, got {len(features)} and {len(rows)} rows or other times (stage scale). Run split again.")
     marked = features.assign(split=rows["split"].to_numpy())
-    block = limits.block_of(features["datetime"])
-    return scale_splits(*(marked[block == k].reset_index(drop=True) for k in range(3)), catalogue, config, t1)
+    borders = np.searchsorted(limits.block_of(features["datetime"]), range(4))         # the blocks follow each other
+    return scale_splits(*(marked.iloc[borders[k]:borders[k + 1]].reset_index(drop=True) for k in range(3)), catalogue, config, t1)
 
 # %% ../../nbs/stages/scale.ipynb #2d68f6f2
 @register_stage("scale", after=("features", "split"), per="symbol", settings=("scaling", "bars.minutes"), libs=("numpy", "scipy", "pandas"))

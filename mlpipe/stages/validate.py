@@ -14,7 +14,7 @@ import pandas as pd
 from ..config import BarrierParams
 from ..data.sessions import get_calendar
 from ..pipeline.stage import StageResult, Task, register_stage
-from ..splits.chronological import Boundaries
+from ..splits.chronological import Boundaries, embargo_bars
 from ..validation.checks import (Check, check_allow_list, check_bars, check_drift, check_features, check_label_shares, check_outcome_copies,
                                       check_stationarity, run_checks)
 from ..validation.importance import LabelledRows, check_chance, check_importance, even_rows, feature_importance, permuted_skill, plot_importance
@@ -56,7 +56,7 @@ def all_checks(given: dict[str, Any], few: pd.DataFrame, scan: pd.DataFrame, val
             check_allow_list({"features": features, **given["scaled"]}, names),
             check_outcome_copies(rows_of(features, few), few),
             *check_single_features(scan, validation.max_auc, validation.max_ic),
-            *audit_splits(rows, targets, given["record"], limits, splits.embargo_sessions > 0),
+            *audit_splits(rows, targets, given["record"], limits, embargo_bars(given["bars"], splits.embargo_sessions, limits)),
             audit_purged(rows, given["record"], limits, splits.purge_bars),
             *audit_scaler(features, rows, given["scaled"], given["scaler"], given["catalogue"], limits),
             check_drift(given["drift"], validation.max_drift)]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCKS', 'STEADY', 'THINNED', 'area_under_curve', 'rank_correlation', 'steadiness', 'free_move', 'scan_features',
-           'check_single_features', 'plot_scan', 'overlaps', 'strangers', 'audit_splits', 'audit_purged', 'spoil',
-           'audit_scaler']
+           'check_single_features', 'plot_scan', 'overlaps', 'strangers', 'bars_waited', 'audit_splits', 'audit_purged',
+           'spoil', 'audit_scaler']
 
 # %% ../../nbs/validation/leakage.ipynb #6d0d7ac1
 import json
@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from ..scaling.convenience import FITTED_ON, scale_splits
 from ..scaling.core import ScalerConfig
 from ..scaling.scaler import KEYS, FeatureScaler, scaler_from_json, scaler_to_json
 from ..splits.chronological import Boundaries
-from .checks import Check, judge
+from .checks import Check, judge, ranks
 
 # %% ../../nbs/validation/leakage.ipynb #4d80f06c
 BLOCKS = 10
@@ -29,11 +28,11 @@ def area_under_curve(x: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Probability that a column of x (n, k) is larger in a row where `up` (bool (n,)) than where not: (k,); ties count half; 0.5 where a class is missing."""
     n_up, n_down = int(up.sum()), int((~up).sum())
     if not n_up or not n_down: return np.full(x.shape[1], 0.5)
-    return (rankdata(x, axis=0)[up].sum(axis=0) - n_up * (n_up + 1) / 2) / (n_up * n_down)
+    return (ranks(x)[up].sum(axis=0) - n_up * (n_up + 1) / 2) / (n_up * n_down)
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Spearman correlation of each column of x (n, k) with y (n,): (k,); 0 where one of them is constant."""
-    a, b = (r - r.mean(axis=0) for r in (rankdata(x, axis=0), rankdata(y)))
+    a, b = (r - r.mean(axis=0) for r in (ranks(x), ranks(np.asarray(y)[:, None])[:, 0]))
     scale = np.sqrt((a * a).sum(axis=0) * (b @ b))
     return np.divide(a.T @ b, scale, out=np.zeros(x.shape[1]), where=scale > 0)
 
@@ -113,10 +112,15 @@ def strangers(frame: pd.DataFrame, known: pd.DataFrame, **wanted: Any) -> int:
     held, value = (ns(known[column]), ns(value)) if isinstance(known[column].dtype, pd.DatetimeTZDtype) else (known[column].to_numpy(), value)
     return int(((times[row] != at) | (held[row] != value)).sum())
 
-def audit_splits(rows: pd.DataFrame, targets: dict[str, pd.DataFrame], record: pd.DataFrame, limits: Boundaries, embargo: bool) -> list[Check]:
+def bars_waited(record: pd.DataFrame, end: pd.Timestamp, datetime: pd.Series) -> np.ndarray:
+    """How many bars of `record` (one row per bar) open from `end` on and before each of `datetime`: int64 (n,)."""
+    opens, at = (pd.DatetimeIndex(column).as_unit("ns").asi8 for column in (record["datetime"], datetime))
+    return np.searchsorted(opens, at) - np.searchsorted(opens, end.as_unit("ns").value)
+
+def audit_splits(rows: pd.DataFrame, targets: dict[str, pd.DataFrame], record: pd.DataFrame, limits: Boundaries, embargo: int) -> list[Check]:
     """The split, by the label intervals themselves.
 
-    rows: datetime, split; targets: the files of train and val; record: label record up to the test block; embargo: whether one is set.
+    rows: datetime, split; targets: the files of train and val; record: label record up to the test block, one row per bar; embargo: in bars.
     """
     train, val = targets["train"], targets["val"]
     val_start, test_start = (pd.Timestamp(t, tz="UTC") for t in (limits.val_start, limits.test_start))
@@ -126,10 +130,12 @@ def audit_splits(rows: pd.DataFrame, targets: dict[str, pd.DataFrame], record: p
     wrong += sum(strangers(f, record, label=f["label"].to_numpy()) + strangers(f, record, horizon_end=f["horizon_end"]) for f in targets.values())
     early = 0
     if embargo and len(train) and len(val):
-        early = int((val["t0"] <= train["horizon_end"].max()).sum() + (rows["datetime"][word.eq("embargo")] < val_start).sum())
+        kept_out = rows["datetime"][word.eq("embargo") & (rows["datetime"] < test_start)]
+        last = train["horizon_end"].max()
+        early = int((bars_waited(record, last, val["datetime"]) < embargo).sum() + (bars_waited(record, last, kept_out) >= embargo).sum() + (kept_out < val_start).sum())
     return [judge("training labels that meet validation labels", overlaps(train, val), 0, "The purge is broken: do not train on this split."),
             judge("labels that reach over a border", reach, 0, "The purge is broken: do not train on this split."),
-            judge("validation targets inside the embargo", early, 0, "The embargo is broken: look at the split stage."),
+            judge("rows on the wrong side of the embargo", early, 0, "The embargo is broken: look at the split stage."),
             judge("targets that are not the split's rows", wrong, 0, "Split and targets come from different runs: run split again.")]
 
 # %% ../../nbs/validation/leakage.ipynb #8974716d
@@ -145,7 +151,10 @@ THINNED = 4000       # rows, spread evenly, on which scaling is done with later 
 
 def spoil(features: pd.DataFrame, where: np.ndarray) -> pd.DataFrame:
     """The frame with every feature of the rows `where` (bool (n,)) turned over and made a thousand times larger, plus one."""
-    return features.assign(**{c: np.where(where, -1000.0 * features[c] + 1.0, features[c]) for c in features if c not in KEYS})
+    names = [c for c in features if c not in KEYS]
+    values = features[names].to_numpy(np.float64, copy=True)
+    values[where] = 1.0 - 1000.0 * values[where]
+    return pd.concat([features.drop(columns=names), pd.DataFrame(values, index=features.index, columns=names)], axis=1)
 
 def audit_scaler(features: pd.DataFrame, rows: pd.DataFrame, scaled: dict[str, pd.DataFrame], state: dict[str, Any], catalogue: Any,
                  limits: Boundaries) -> list[Check]:
@@ -159,7 +168,8 @@ def audit_scaler(features: pd.DataFrame, rows: pd.DataFrame, scaled: dict[str, p
     thin, parts = marked.iloc[few], [block[few] == k for k in range(3)]
     fits = [text(scale_splits(*(frame[part] for part in parts), catalogue, config).scaler) for frame in (thin, spoil(thin, ~fitted[few]))]
     scaler = scaler_from_json(state)
-    differ = sum(int(not scaler.transform(marked[block == k]).reset_index(drop=True).equals(scaled[name].reset_index(drop=True)))
+    borders = np.searchsorted(block, range(4))                                # the blocks follow each other
+    differ = sum(int(not scaler.transform(marked.iloc[borders[k]:borders[k + 1]]).reset_index(drop=True).equals(scaled[name].reset_index(drop=True)))
                  for k, name in enumerate(("train", "val", "test")))
     late = max((pd.Timestamp(t) for t in (state["last_row"], state["last_t1"]) if t), default=pd.Timestamp.min.tz_localize("UTC"))
     return [judge("scaler differs from a fit on train", int(text(again) != json.dumps(state, sort_keys=True)), 0, "The scaler saw other rows than train: run scale again."),
