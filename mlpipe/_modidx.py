@@ -2878,6 +2878,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlpipe.stages.report.label_shares': ('stages/report.html#label_shares', 'mlpipe/stages/report.py'),
                                       'mlpipe.stages.report.plot_price': ('stages/report.html#plot_price', 'mlpipe/stages/report.py'),
                                       'mlpipe.stages.report.plot_shares': ('stages/report.html#plot_shares', 'mlpipe/stages/report.py'),
+                                      'mlpipe.stages.report.reason_sections': ( 'stages/report.html#reason_sections',
+                                                                                'mlpipe/stages/report.py'),
                                       'mlpipe.stages.report.reasons': ('stages/report.html#reasons', 'mlpipe/stages/report.py'),
                                       'mlpipe.stages.report.report': ('stages/report.html#report', 'mlpipe/stages/report.py'),
                                       'mlpipe.stages.report.roll_sections': ('stages/report.html#roll_sections', 'mlpipe/stages/report.py'),

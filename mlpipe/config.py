@@ -177,7 +177,7 @@ class ValidationSettings(Section):
     max_ic: float = Field(default=0.20, gt=0, le=1)
     min_class_share: float = Field(default=0.03, ge=0, lt=1)
     max_drift: float = Field(default=0.5, gt=0)           # population stability index, train to validation: a warning
-    sample: int = Field(default=5000, ge=500)             # training rows that the dear checks look at: stationarity, clusters, importance
+    sample: int = Field(default=3000, ge=500)             # training rows that the dear checks look at: stationarity, clusters, importance
     permutations: int = Field(default=0, ge=0)            # trainings on permuted labels; 0: not asked for
     null_seeds: int = Field(default=0, ge=0)              # null markets through labels, features and checks; 0: not asked for
 

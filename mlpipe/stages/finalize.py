@@ -39,7 +39,7 @@ def finalize(task: Task) -> StageResult:
     bars, minutes, settings, barriers = task.read("clean", "bars.parquet"), task.read("clean", "minutes.parquet"), task.settings, chosen_barriers(task)
     cost = round_trip(task.instrument, settings.backtest.commission, settings.backtest.slippage_ticks)
     record = label_bars(bars, minutes, barriers, task.instrument, settings.labels.whole(), cost)
-    train = training_rows(bars, record, task.read("features", "features.parquet")["datetime"], settings.splits.whole())
+    train = training_rows(bars, record, pd.read_parquet(task.path("features", "features.parquet"), columns=["datetime"])["datetime"], settings.splits.whole())
     if not train.any():
         raise ValueError(f"training labels must be at least one, got none of {len(bars)} bars ({task.symbol}, stage finalize). "
                          "Give more bars: features need a warm-up, labels a horizon.")

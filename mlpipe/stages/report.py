@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'SPANS', 'COUNTED', 'BORROWED', 'label_shares', 'known_shares', 'plot_shares', 'session_closes',
-           'plot_price', 'CardSection', 'card_html', 'card_markdown', 'reasons', 'source_sections', 'clock_section',
-           'roll_sections', 'weight_section', 'span_section', 'label_sections', 'search_sections', 'feature_sections',
-           'by_scaler', 'scaling_section', 'borrowed_pictures', 'report']
+           'plot_price', 'CardSection', 'card_html', 'card_markdown', 'reasons', 'source_sections', 'reason_sections',
+           'clock_section', 'roll_sections', 'weight_section', 'span_section', 'label_sections', 'search_sections',
+           'feature_sections', 'by_scaler', 'scaling_section', 'borrowed_pictures', 'report']
 
 # %% ../../nbs/stages/report.ipynb #123c951a
 from collections.abc import Iterable, Mapping, Sequence
@@ -127,8 +127,16 @@ def source_sections(ingest: Mapping[str, Any], clean: Mapping[str, Any]) -> list
             ("set aside by clean", _total(clean), reasons(clean.get("quarantined"))), ("source bars kept", clean.get("rows_out"), ""),
             ("bars", clean.get("bars"), ", ".join(f"{number(clean.get(k))} {k}" for k in ("partial", "sessions", "segments"))))
     return [CardSection("Source", sentence[:1].upper() + sentence[1:], ("file", "bytes", "SHA-256"), files), clock_section(ingest),
-            CardSection("Bars", "", ("", "rows", ""), flow, "price.png"),
+            CardSection("Bars", "", ("", "rows", ""), flow, "price.png"), *reason_sections(ingest, clean),
             CardSection("Holes", f"{reasons(clean.get('gaps')).capitalize()}.", picture="gaps.png"), *roll_sections(clean.get("rolls") or [])]
+
+def reason_sections(ingest: Mapping[str, Any], clean: Mapping[str, Any]) -> list[CardSection]:
+    """What happened to rows that are no bars, one line a reason; no section where every row is one."""
+    found = [("ingest", r["reason"], r["rows"], r["what"]) for r in ingest.get("reasons") or []]
+    found += [("clean", "zero volume on a padded grid", clean["filler"], "left out")] if clean.get("filler") else []
+    found += [("clean", reason, rows, "quarantined") for reason, rows in (clean.get("quarantined") or {}).items()]
+    told = "Quarantined rows stand, with their raw values, in quarantine.parquet of the stage."
+    return [CardSection("Rows that are no bars", told, ("stage", "reason", "rows", "what happened"), tuple(found))] if found else []
 
 def clock_section(ingest: Mapping[str, Any]) -> CardSection:
     """What the stamps mean, and whether the calendar's daily breaks bear it out."""

@@ -32,7 +32,7 @@ def label_shares(record: pd.DataFrame, split: pd.Series) -> dict[str, dict[str, 
 def split(task: Task) -> StageResult:
     """In: bars, feature rows, final labels. Out: rows.parquet, targets of each block, boundaries.json, splits.png."""
     bars = task.read("clean", "bars.parquet")
-    record = labels_of(task.read("features", "features.parquet")["datetime"], task.read("finalize", "labels.parquet"), task.symbol)
+    record = labels_of(pd.read_parquet(task.path("features", "features.parquet"), columns=["datetime"])["datetime"], task.read("finalize", "labels.parquet"), task.symbol)
     splits = task.settings.splits
     limits = boundaries(bars, splits)
     wait = embargo_bars(bars, splits.embargo_sessions, limits)

@@ -201,7 +201,9 @@ config = get_config("dev", package_dir() / "settings.ini", symbols="MES,MGC", da
                     execution={"runs_path": str(root / sys.argv[2])}, tracking={"backend": "none"})
 result = PipelineRunner(config, run_id="prepare", stages=stages).run(executor="serial", reports=False, quiet=True)
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps({"cpu": sum(u.ru_utime + u.ru_stime for u in used), "peak_mb": max(u.ru_maxrss for u in used) / 1024,
+status = Path("/proc/self/status")          # a process that was forked starts with its parent's peak in ru_maxrss, but not there
+peak = int(status.read_text().split("VmHWM:")[1].split()[0]) if status.exists() else used[0].ru_maxrss
+print(json.dumps({"cpu": sum(u.ru_utime + u.ru_stime for u in used), "peak_mb": peak / 1024,
                   "stages": {f"{r['symbol']}/{r['stage']}": round(r["seconds"], 2) for r in ArtifactManifest.load(result.run_dir).records}}))
 """
 
