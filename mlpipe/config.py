@@ -193,6 +193,12 @@ class TrainingSettings(Section):
     schedule: Literal["onecycle", "cosine", "none"] = "onecycle"
     class_weights: bool = False                           # corrected for in the logits at predict time
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    loss: Literal["cross_entropy", "focal", "ordinal"] = "cross_entropy"
+    focal_gamma: float = Field(default=2.0, ge=0)         # of the focal loss
+    quantile_weight: float = Field(default=0.5, gt=0)     # of the pinball loss beside the class loss, where a model has quantiles
+    ema: float = Field(default=0.0, ge=0, lt=1)           # decay per step of the weights' moving average; 0: none
+    max_span: float | None = Field(default=None, gt=0)    # minutes that a window may reach over; empty: any
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: str = "cpu"
     threads: int = Field(default=1, ge=1)
 

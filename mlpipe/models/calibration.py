@@ -7,10 +7,11 @@ __all__ = ['TEMPERATURE_BOUNDS', 'CALIBRATOR_BOUNDS', 'log_softmax', 'softmax', 
            'fit_temperature', 'Calibrator', 'fit_calibrator', 'plot_reliability']
 
 # %% ../../nbs/models/calibration.ipynb #2263668d
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Mapping
 import numpy as np
 from scipy.optimize import minimize_scalar
+from .losses import FocalLoss, WeightedCrossEntropy, correct_focal
 from .metrics import CLASSES, calibration_bins, calibration_error, check_weights, class_index
 
 # %% ../../nbs/models/calibration.ipynb #20dcbc31
@@ -63,18 +64,26 @@ CALIBRATOR_BOUNDS = (1.0, 20.0)
 
 @dataclass(frozen=True)
 class Calibrator:
-    """Turns logits (n, 3) into probabilities: class weights out, then the temperature around the prior of the rows.
+    """Turns logits (n, 3) into probabilities: what the training loss bent is straightened, then the temperature around the prior of the rows.
 
-    class_weights: (3,) or None; rows and last_t1_ns: what `fit` saw (labels' last end, int64 ns UTC, or None).
+    class_weights: (3,) or None; focal_gamma: of the focal loss, 0: none; rows and last_t1_ns: what `fit` saw (labels' last end, int64 ns UTC, or None).
     """
     temperature: float = 1.0
     class_weights: tuple[float, ...] | None = None
     rows: int = 0
     last_t1_ns: int | None = None
+    focal_gamma: float = 0.0
 
     def corrected(self, logits: np.ndarray) -> np.ndarray:
-        """Logits without the tilt of the class weights."""
-        return np.asarray(logits, dtype=np.float64) if self.class_weights is None else correct_class_weights(logits, np.array(self.class_weights))
+        """Logits as if trained with plain cross-entropy: focal distortion out, then the tilt of the class weights."""
+        z = correct_focal(logits, self.focal_gamma) if self.focal_gamma else np.asarray(logits, dtype=np.float64)
+        return z if self.class_weights is None else correct_class_weights(z, np.array(self.class_weights))
+
+    def start(self, prior: np.ndarray) -> np.ndarray:
+        """The base logits (n, 3) that a network of this training adds to; with nothing added, `probabilities` are `prior` (n, 3)."""
+        tilt = None if self.class_weights is None else np.array(self.class_weights)
+        loss = FocalLoss(tilt, gamma=self.focal_gamma) if self.focal_gamma else WeightedCrossEntropy(tilt)
+        return loss.start(np.log(prior))
 
     def probabilities(self, logits: np.ndarray, anchor: np.ndarray | None = None) -> np.ndarray:
         """Calibrated probabilities float64 (n, 3), rows sum to 1; anchor: the prior that the temperature was fitted around, (3,) or (n, 3)."""
@@ -92,16 +101,16 @@ class Calibrator:
 
 # %% ../../nbs/models/calibration.ipynb #e0f9520e
 def fit_calibrator(logits: np.ndarray, y: np.ndarray, w: np.ndarray | None = None, anchor: np.ndarray | None = None,
-                   class_weights: np.ndarray | None = None, t1_ns: np.ndarray | None = None) -> Calibrator:
+                   class_weights: np.ndarray | None = None, t1_ns: np.ndarray | None = None, focal_gamma: float = 0.0) -> Calibrator:
     """Fits the temperature on labels that neither trained the network nor chose its epoch.
 
-    logits (n, 3) raw; y (n,) labels; w (n,) sample weights; anchor (3,) or (n, 3) prior from train; class_weights (3,) that training used;
+    logits (n, 3) raw; y (n,) labels; w (n,) sample weights; anchor (3,) or (n, 3) prior from train; class_weights (3,) and focal_gamma that training used;
     t1_ns (n,) int64 ends of the labels, recorded. Raises ValueError for no rows.
     """
     tilt = tuple(map(float, class_weights)) if class_weights is not None else None
-    temperature = fit_temperature(Calibrator(class_weights=tilt).corrected(logits), y, w, anchor, CALIBRATOR_BOUNDS)
-    last = None if t1_ns is None else int(np.max(t1_ns))
-    return Calibrator(temperature, tilt, len(np.asarray(y)), last)
+    bent = Calibrator(class_weights=tilt, focal_gamma=focal_gamma)
+    temperature = fit_temperature(bent.corrected(logits), y, w, anchor, CALIBRATOR_BOUNDS)
+    return replace(bent, temperature=temperature, rows=len(np.asarray(y)), last_t1_ns=None if t1_ns is None else int(np.max(t1_ns)))
 
 # %% ../../nbs/models/calibration.ipynb #8794f5e0
 def plot_reliability(y: np.ndarray, p: np.ndarray, w: np.ndarray | None = None, before: np.ndarray | None = None, bins: int = 10) -> "Figure":

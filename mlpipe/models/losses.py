@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'normalise_weights', 'balanced_class_weights', 'WeightedCrossEntropy', 'OutcomeLoss', 'FocalLoss',
-           'correct_focal', 'OrdinalLoss', 'QuantileLoss', 'classification_loss']
+           'correct_focal', 'distort_focal', 'OrdinalLoss', 'QuantileLoss', 'classification_loss']
 
 # %% ../../nbs/models/losses.ipynb #3cb20bf8
 import numpy as np
@@ -51,6 +51,10 @@ class WeightedCrossEntropy(nn.Module):
         """The logits that plain cross-entropy would have asked for where this loss asks for `logits`: class weights taken out."""
         return logits - self.class_weights.log()
 
+    def start(self, log_prior: np.ndarray) -> np.ndarray:
+        """The logits (n, K) for which `plain` says `log_prior` (n, K): where a network begins that is to begin at the prior."""
+        return np.asarray(log_prior, dtype=np.float64) + np.log(self.class_weights.cpu().numpy())
+
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         return (weight * self.rows(logits, target)).mean()
 
@@ -83,7 +87,11 @@ class FocalLoss(OutcomeLoss):
 
     def plain(self, logits: Tensor) -> Tensor:
         """See WeightedCrossEntropy.plain; the focal distortion is taken out first, by `correct_focal`."""
-        return super().plain(torch.from_numpy(correct_focal(logits.detach().cpu().numpy(), self.gamma)).to(logits))
+        return super().plain(torch.from_numpy(correct_focal(logits.detach().float().cpu().numpy(), self.gamma)).to(logits))
+
+    def start(self, log_prior: np.ndarray) -> np.ndarray:
+        """See WeightedCrossEntropy.start; `distort_focal` is what `plain` takes out."""
+        return distort_focal(super().start(log_prior), self.gamma)
 
 # %% ../../nbs/models/losses.ipynb #b0749998
 def correct_focal(logits: np.ndarray, gamma: float) -> np.ndarray:
@@ -95,6 +103,21 @@ def correct_focal(logits: np.ndarray, gamma: float) -> np.ndarray:
     log_p = z - np.logaddexp.reduce(z, axis=-1, keepdims=True)
     rest = np.maximum(-np.expm1(log_p), np.finfo(np.float64).tiny)
     return log_p - (gamma - 1) * np.log(rest) - np.log(rest - gamma * np.exp(log_p) * log_p)
+
+# %% ../../nbs/models/losses.ipynb #1d9d3084
+def distort_focal(logits: np.ndarray, gamma: float) -> np.ndarray:
+    """Log-probabilities (n, K) whose `correct_focal` gives the probabilities of `logits` (n, K): its inverse. float64, exact to about 1e-6."""
+    z, row = np.unique(np.asarray(logits, dtype=np.float64), axis=0, return_inverse=True)     # a prior has few different rows
+    log_p = z - np.logaddexp.reduce(z, axis=-1, keepdims=True)
+    odds = np.linspace(-30, 30, 60_001)
+    log_q, rest = -np.logaddexp(0, -odds), np.exp(-np.logaddexp(0, odds))
+    corrected = log_q - (gamma - 1) * np.log(rest) - np.log(rest - gamma * np.exp(log_q) * log_q)
+    low, high = np.full((len(z), 1), -60.0), np.full((len(z), 1), 60.0)
+    for _ in range(80):
+        middle = (low + high) / 2
+        over = np.exp(np.interp(log_p + middle, corrected, log_q)).sum(axis=1, keepdims=True) > 1
+        low, high = np.where(over, low, middle), np.where(over, middle, high)
+    return np.interp(log_p + low, corrected, log_q)[row.reshape(-1)]
 
 # %% ../../nbs/models/losses.ipynb #ec16ac59
 class OrdinalLoss(OutcomeLoss):

@@ -35,21 +35,22 @@ def weights_bytes(model: BaseTimeSeriesModel) -> bytes:
     """The network's state in safetensors format; equal weights give equal bytes."""
     return save_bytes({k: v.detach().cpu().contiguous() for k, v in sorted(model.state_dict().items())})
 
-def model_facts(name: str, model: BaseTimeSeriesModel, calibrator: Calibrator, features: list[str], prior: ClockPrior) -> dict[str, Any]:
+def model_facts(name: str, model: BaseTimeSeriesModel, calibrator: Calibrator, features: list[str], prior: ClockPrior, max_span: float | None = None) -> dict[str, Any]:
     """What `model.json` holds so that `load_model` can rebuild the network: plain JSON types."""
     return {"name": name, "options": model.config.model_dump(mode="json"), "features": list(features),
             "sequence_length": model.config.sequence_length, "classes": list(CLASSES), "parameters": model.n_parameters,
-            "temperature": calibrator.temperature, "calibrator": calibrator.to_dict(), "prior": prior.to_dict()}
+            "temperature": calibrator.temperature, "calibrator": calibrator.to_dict(), "prior": prior.to_dict(), "max_span": max_span}
 
 # %% ../../nbs/models/saving.ipynb #20e7e67e
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with its calibrator, the prior that it starts from, and the features it reads, in order."""
+    """A network with its calibrator, the prior that it starts from, the features it reads, in order, and the minutes that a window may reach over."""
     name: str
     model: BaseTimeSeriesModel
     calibrator: Calibrator
     features: tuple[str, ...]
     prior: ClockPrior
+    max_span: float | None = None
 
     def predict(self, scaled: pd.DataFrame, segment: np.ndarray | None = None, minutes_left: np.ndarray | None = None) -> pd.DataFrame:
         """Probabilities (datetime, p_down, p_flat, p_up) of every row of `scaled` that ends a full window.
@@ -61,7 +62,9 @@ class TrainedModel:
         if missing: raise ValueError(f"scaled rows must hold every feature of the model, got none named {missing[0]!r} ({self.name}). "
                                      "Use the run's own features and scaler.")
         prior = self.prior.rows(len(scaled), minutes_left)
-        data = TimeSeriesDataset(scaled[list(self.features)], None, self.model.config.sequence_length, segment=segment, base=np.log(prior))
+        span = None if self.max_span is None else int(self.max_span * 60e9)
+        data = TimeSeriesDataset(scaled[list(self.features)], None, self.model.config.sequence_length, segment=segment, base=self.calibrator.start(prior),
+                                 times=pd.DatetimeIndex(scaled["datetime"]).as_unit("ns").asi8, max_span=span)
         rows = data.ends.numpy()
         return prediction_frame(scaled["datetime"].iloc[rows], self.calibrator.probabilities(predict_logits(self.model, data), prior[rows]))
 
@@ -73,4 +76,4 @@ def load_model(facts: Mapping[str, Any], weights: bytes | Path) -> TrainedModel:
     except RuntimeError as e:
         raise ValueError(f"weights must fit the options in model.json, got {str(e).splitlines()[-1].strip()} ({facts['name']}). Take both from one run.") from None
     return TrainedModel(facts["name"], model, Calibrator.from_dict(facts["calibrator"]), tuple(facts["features"]),
-                        ClockPrior.from_dict(facts["prior"]))
+                        ClockPrior.from_dict(facts["prior"]), facts.get("max_span"))
