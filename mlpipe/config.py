@@ -199,7 +199,8 @@ class TrainingSettings(Section):
     ema: float = Field(default=0.0, ge=0, lt=1)           # decay per step of the weights' moving average; 0: none
     max_span: float | None = Field(default=None, gt=0)    # minutes that a window may reach over; empty: any
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    accelerator: str = "cpu"
+    baselines: tuple[str, ...] = ("logistic", "dlinear")  # linear models trained beside each network, for its report
+    accelerator: str = "cpu"                              # "auto" or "gpu": the data move to the device once
     threads: int = Field(default=1, ge=1)
 
 class EnsembleSettings(Section):

@@ -85,6 +85,10 @@ class Calibrator:
         loss = FocalLoss(tilt, gamma=self.focal_gamma) if self.focal_gamma else WeightedCrossEntropy(tilt)
         return loss.start(np.log(prior))
 
+    def start_log(self, log_prior: np.ndarray) -> np.ndarray:
+        """`start` of a prior that comes as logarithms."""
+        return self.start(np.exp(log_prior))
+
     def probabilities(self, logits: np.ndarray, anchor: np.ndarray | None = None) -> np.ndarray:
         """Calibrated probabilities float64 (n, 3), rows sum to 1; anchor: the prior that the temperature was fitted around, (3,) or (n, 3)."""
         return softmax(apply_temperature(self.corrected(logits), self.temperature, anchor))

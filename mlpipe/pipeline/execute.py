@@ -123,13 +123,14 @@ def run_task(run_dir: Path | str, task_id: TaskId) -> dict:
     before = read_record(folder) or {}
     with temporary_out(folder) as made:
         task = Task(stage, config, run_dir, task_id.symbol, task_id.model, made, skipped, emitter(run_dir))
+        task.key = key_of(parts)
         if not stage.wanted(task.settings):
             result, status = StageResult(metrics=task.settings.reads()), "skipped"
         else: result, status = stage.function(task), "ok"
         if not isinstance(result, StageResult):
             raise TypeError(f"a stage must return a StageResult, got {type(result).__name__} (stage {stage.name}). Return one.")
         record = {"schema": SCHEMA, "stage": stage.name, "symbol": task_id.symbol, "model": task_id.model, "status": status,
-                  "key": key_of(parts), "key_parts": parts, "inputs": input_facts(records, run_dir.name), "outputs": file_facts(made),
+                  "key": task.key, "key_parts": parts, "inputs": input_facts(records, run_dir.name), "outputs": file_facts(made),
                   "reads": [*sealed_reads(before), *task.reads], "rows": result.rows, "metrics": dict(result.metrics), "reused": False, "from_run": run_dir.name,
                   "seconds": round(time.perf_counter() - clock, 3), "cpu_seconds": round(time.process_time() - cpu, 3), "peak_mb": peak_mb(),
                   "seed": config.seed, "versions": parts["libs"], "attempt": before.get("attempt", 0) + 1, "started": started, "finished": now()}

@@ -116,6 +116,7 @@ class TaskFacts:
         self.settings = SettingsView(config, stage.settings, stage.name)
         self.out = Path(out) if out else self.run_dir / self.id.folder() / "out"
         self.reads: list[str] = []
+        self.key = ""
         self._skipped, self._emit = frozenset(skipped), emit
 
     @property

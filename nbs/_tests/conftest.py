@@ -4,7 +4,7 @@ import pytest
 from mlpipe.config import get_config
 from mlpipe.pipeline.execute import package_dir
 
-SMALL = {"synthetic": {"days": 60}, "training": {"max_epochs": 2, "sequence_length": 16}, "backtest": {"bootstrap": 300},
+SMALL = {"models": ("lstm",), "synthetic": {"days": 60}, "training": {"max_epochs": 2, "sequence_length": 16}, "backtest": {"bootstrap": 300},
          "search": {"population": 20, "generations": 6}, "tracking": {"backend": "none"}, "model": {"lstm": {"hidden_size": 16, "num_layers": 1}}}
 
 
