@@ -185,6 +185,7 @@ class ValidationSettings(Section):
 class TrainingSettings(Section):
     sequence_length: int = Field(default=32, ge=1)        # bars in a window
     batch_size: int = Field(default=256, ge=1)
+    windows_per_epoch: int | None = Field(default=None, ge=1)  # a random part of the windows in each epoch; empty: all
     max_epochs: int = Field(default=8, ge=1)
     patience: int = Field(default=3, ge=1)                # epochs without improvement on validation
     learning_rate: float = Field(default=5e-4, gt=0)

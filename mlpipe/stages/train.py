@@ -66,7 +66,8 @@ def read_data(task: Task) -> FinancialDataModule:
         width = atr(bars, 14)
         targets = {s: t.assign(move=moves(bars, t, width)) for s, t in targets.items()}
     bars = bars[["datetime", "segment"]].assign(minutes_left=minutes_left(bars["datetime"], task.instrument.calendar))
-    return FinancialDataModule(scaled, targets, training.sequence_length, training.batch_size, task.settings.seed, bars, where=task.symbol, max_span=training.max_span)
+    return FinancialDataModule(scaled, targets, training.sequence_length, training.batch_size, task.settings.seed, bars, where=task.symbol, max_span=training.max_span,
+                               windows_per_epoch=training.windows_per_epoch)
 
 # %% ../../nbs/stages/train.ipynb #2c3767cc
 def baseline_metrics(data: FinancialDataModule, names: Iterable[str], settings: TrainingSettings, seed: int, where: str = "") -> dict[str, dict[str, Any]]:

@@ -119,16 +119,17 @@ class FinancialDataModule(L.LightningDataModule):
     horizon_end; `move`, the move that followed in ATR, for a quantile head). bars: frame (datetime, segment, minutes_left) of all bars: no window
     crosses a roll or a missing bar, and the prior knows the minutes left in the session; without the frame, or one of the columns, rows belong
     together and the prior is one of class shares alone. stop_share: part of validation for early stopping. max_span: minutes that a window may
-    reach over; None: any. where: symbol, for errors. Train weights are normalised to mean 1 over train, once. On a GPU the data move there once.
+    reach over; None: any. windows_per_epoch: a random part of train in each epoch; None: all. where: symbol, for errors. Train weights are normalised to mean 1 over train, once. On a GPU the data move there once.
     Raises ValueError for test targets, misaligned frames, or a sequence_length that leaves a span without windows.
     """
 
     def __init__(self, scaled: Mapping[str, pd.DataFrame], targets: Mapping[str, pd.DataFrame], sequence_length: int = 32, batch_size: int = 256,
-                 seed: int = 0, bars: pd.DataFrame | None = None, stop_share: float = 0.7, where: str = "", max_span: float | None = None) -> None:
+                 seed: int = 0, bars: pd.DataFrame | None = None, stop_share: float = 0.7, where: str = "", max_span: float | None = None,
+                 windows_per_epoch: int | None = None) -> None:
         super().__init__()
         if "test" in targets:
             raise ValueError(f"targets must be of train and val, got test ({where}). Test labels are sealed until evaluate.")
-        self.sequence_length, self.batch_size, self.seed = sequence_length, batch_size, seed
+        self.sequence_length, self.batch_size, self.seed, self.windows_per_epoch = sequence_length, batch_size, seed, windows_per_epoch
         self.rows = SplitRows(scaled, bars, where, max_span)
         stop, late = stop_and_calibrate(targets["val"], stop_share)
         self.targets = {"train": targets["train"], "val": targets["val"], "stop": targets["val"][stop], "calibration": targets["val"][late]}
@@ -159,14 +160,14 @@ class FinancialDataModule(L.LightningDataModule):
     def symbols(self, use: str) -> np.ndarray: return self.rows.symbol[self.datasets[use].ends.numpy()]
     def prior_rows(self, use: str) -> np.ndarray: return self.all_prior_rows[self.datasets[use].ends.numpy()]
 
-    def loader(self, use: str, batch_size: int, shuffle: bool = False) -> WindowLoader:
+    def loader(self, use: str, batch_size: int, shuffle: bool = False, limit: int | None = None) -> WindowLoader:
         """The windows of `use` where the trainer works: its device, its share of the processes."""
-        if self.trainer is None: return WindowLoader(self.datasets[use], batch_size, shuffle, self.seed)
+        if self.trainer is None: return WindowLoader(self.datasets[use], batch_size, shuffle, self.seed, limit=limit)
         device = self.trainer.strategy.root_device
         data = self.datasets[use] if device.type == "cpu" else self._resident.setdefault((use, device), self.datasets[use].to(device))
-        return WindowLoader(data, batch_size, shuffle, self.seed, self.trainer.global_rank, self.trainer.world_size)
+        return WindowLoader(data, batch_size, shuffle, self.seed, self.trainer.global_rank, self.trainer.world_size, limit)
 
-    def train_dataloader(self) -> WindowLoader: return self.loader("train", self.batch_size, shuffle=True)
+    def train_dataloader(self) -> WindowLoader: return self.loader("train", self.batch_size, shuffle=True, limit=self.windows_per_epoch)
     def val_dataloader(self) -> WindowLoader: return self.loader("stop", 4 * self.batch_size)
 
 # %% ../../../nbs/models/datasets/datamodule.ipynb #945cbe90

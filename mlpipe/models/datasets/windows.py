@@ -182,14 +182,17 @@ def pool(parts: Sequence[TimeSeriesDataset]) -> TimeSeriesDataset:
 class WindowLoader:
     """Batches of a TimeSeriesDataset; `len()` of them per epoch, the last one may be smaller. Its place is saved by `state_dict`.
 
-    shuffle: a new order each epoch, from `seed` and the epoch's number alone; otherwise in time order. rank, world: this process's share, of
+    shuffle: a new order each epoch, from `seed` and the epoch's number alone; otherwise in time order. limit: windows per epoch, the first of its order
+    (None: all). rank, world: this process's share, of
     how many; `batch_size` is each one's. A share is filled up with windows of weight 0. Raises ValueError for a share of windows without targets.
     """
 
-    def __init__(self, dataset: TimeSeriesDataset, batch_size: int = 256, shuffle: bool = False, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, dataset: TimeSeriesDataset, batch_size: int = 256, shuffle: bool = False, seed: int = 0, rank: int = 0, world: int = 1,
+                 limit: int | None = None) -> None:
         if batch_size < 1: raise ValueError(f"batch_size must be >= 1, got {batch_size}. Set training.batch_size.")
         if world > 1 and dataset.w is None: raise ValueError(f"a share must be one of windows with targets, got none (rank {rank} of {world}). Predict on one device.")
         self.dataset, self.batch_size, self.shuffle, self.seed, self.rank, self.world = dataset, batch_size, shuffle, seed, rank, world
+        self.drawn = len(dataset) if limit is None else min(limit, len(dataset))
         self.epoch, self.position = 0, 0
 
     def __len__(self) -> int: return -(-self.share // self.batch_size)
@@ -197,13 +200,14 @@ class WindowLoader:
     @property
     def share(self) -> int:
         """Windows that this process sees per epoch."""
-        return -(-len(self.dataset) // self.world)
+        return -(-self.drawn // self.world)
 
     def order(self, epoch: int) -> Tensor:
         """Window numbers of this process in the order of `epoch`, int64 (share,); a number >= len(dataset) stands for a filler."""
         n = len(self.dataset)
         whole = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)) if self.shuffle else torch.arange(n)
-        return torch.cat([whole, torch.arange(n, self.share * self.world)])[self.rank::self.world]
+        fillers = torch.arange(n, n + self.share * self.world - self.drawn)
+        return torch.cat([whole[:self.drawn], fillers])[self.rank::self.world]
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, at, n = self.epoch, self.position, self.share
