@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SPANS', 'to_ns', 'join_splits', 'target_rows', 'stop_and_calibrate', 'SplitRows', 'labelled_windows',
-           'FinancialDataModule', 'PooledRows', 'pool_modules']
+           'DataModule', 'FinancialDataModule', 'PooledRows', 'pool_modules']
 
 # %% ../../../nbs/models/datasets/datamodule.ipynb #bf318463
 import copy
@@ -111,33 +111,9 @@ def labelled_windows(rows: SplitRows, targets: pd.DataFrame, sequence_length: in
     kept = np.flatnonzero(np.isin(at, data.ends.numpy()))
     return data, targets.iloc[kept][[c for c in SPANS if c in targets]].reset_index(drop=True)
 
-# %% ../../../nbs/models/datasets/datamodule.ipynb #f1bf78e9
-class FinancialDataModule(L.LightningDataModule):
-    """Windows of one symbol, by use: `datasets` has train, stop, calibration, val (with targets) and test (without).
-
-    scaled: frames "train", "val", "test" (datetime, split, then features). targets: frames "train", "val" (datetime, label, weight, t0, t1,
-    horizon_end; `move`, the move that followed in ATR, for a quantile head). bars: frame (datetime, segment, minutes_left) of all bars: no window
-    crosses a roll or a missing bar, and the prior knows the minutes left in the session; without the frame, or one of the columns, rows belong
-    together and the prior is one of class shares alone. stop_share: part of validation for early stopping. max_span: minutes that a window may
-    reach over; None: any. windows_per_epoch: a random part of train in each epoch; None: all. where: symbol, for errors. Train weights are normalised to mean 1 over train, once. On a GPU the data move there once.
-    Raises ValueError for test targets, misaligned frames, or a sequence_length that leaves a span without windows.
-    """
-
-    def __init__(self, scaled: Mapping[str, pd.DataFrame], targets: Mapping[str, pd.DataFrame], sequence_length: int = 32, batch_size: int = 256,
-                 seed: int = 0, bars: pd.DataFrame | None = None, stop_share: float = 0.7, where: str = "", max_span: float | None = None,
-                 windows_per_epoch: int | None = None) -> None:
-        super().__init__()
-        if "test" in targets:
-            raise ValueError(f"targets must be of train and val, got test ({where}). Test labels are sealed until evaluate.")
-        self.sequence_length, self.batch_size, self.seed, self.windows_per_epoch = sequence_length, batch_size, seed, windows_per_epoch
-        self.rows = SplitRows(scaled, bars, where, max_span)
-        stop, late = stop_and_calibrate(targets["val"], stop_share)
-        self.targets = {"train": targets["train"], "val": targets["val"], "stop": targets["val"][stop], "calibration": targets["val"][late]}
-        made = {use: labelled_windows(self.rows, frame, sequence_length, use) for use, frame in self.targets.items()}
-        self.datasets, self.spans = {use: data for use, (data, _) in made.items()}, {use: spans for use, (_, spans) in made.items()}
-        self.datasets["test"] = self.rows.windows(sequence_length, rows=self.rows.test)
-        self.datasets["train"].w = torch.from_numpy(normalise_weights(self.datasets["train"].w.numpy()))
-        self._fit_prior()
+# %% ../../../nbs/models/datasets/datamodule.ipynb #1078e403
+class DataModule(L.LightningDataModule):
+    """Windows by use in `datasets`, of the rows in `rows`, with label spans in `spans`; the prior that is fitted on train, and loaders."""
 
     def _fit_prior(self) -> None:
         train, left = self.datasets["train"], self.rows.minutes_left
@@ -170,6 +146,34 @@ class FinancialDataModule(L.LightningDataModule):
     def train_dataloader(self) -> WindowLoader: return self.loader("train", self.batch_size, shuffle=True, limit=self.windows_per_epoch)
     def val_dataloader(self) -> WindowLoader: return self.loader("stop", 4 * self.batch_size)
 
+# %% ../../../nbs/models/datasets/datamodule.ipynb #f1bf78e9
+class FinancialDataModule(DataModule):
+    """Windows of one symbol, by use: `datasets` has train, stop, calibration, val (with targets) and test (without).
+
+    scaled: frames "train", "val", "test" (datetime, split, then features). targets: frames "train", "val" (datetime, label, weight, t0, t1,
+    horizon_end; `move`, the move that followed in ATR, for a quantile head). bars: frame (datetime, segment, minutes_left) of all bars: no window
+    crosses a roll or a missing bar, and the prior knows the minutes left in the session; without the frame, or one of the columns, rows belong
+    together and the prior is one of class shares alone. stop_share: part of validation for early stopping. max_span: minutes that a window may
+    reach over; None: any. windows_per_epoch: a random part of train in each epoch; None: all. where: symbol, for errors. Train weights are normalised to mean 1 over train, once. On a GPU the data move there once.
+    Raises ValueError for test targets, misaligned frames, or a sequence_length that leaves a span without windows.
+    """
+
+    def __init__(self, scaled: Mapping[str, pd.DataFrame], targets: Mapping[str, pd.DataFrame], sequence_length: int = 32, batch_size: int = 256,
+                 seed: int = 0, bars: pd.DataFrame | None = None, stop_share: float = 0.7, where: str = "", max_span: float | None = None,
+                 windows_per_epoch: int | None = None) -> None:
+        super().__init__()
+        if "test" in targets:
+            raise ValueError(f"targets must be of train and val, got test ({where}). Test labels are sealed until evaluate.")
+        self.sequence_length, self.batch_size, self.seed, self.windows_per_epoch = sequence_length, batch_size, seed, windows_per_epoch
+        self.rows = SplitRows(scaled, bars, where, max_span)
+        stop, late = stop_and_calibrate(targets["val"], stop_share)
+        self.targets = {"train": targets["train"], "val": targets["val"], "stop": targets["val"][stop], "calibration": targets["val"][late]}
+        made = {use: labelled_windows(self.rows, frame, sequence_length, use) for use, frame in self.targets.items()}
+        self.datasets, self.spans = {use: data for use, (data, _) in made.items()}, {use: spans for use, (_, spans) in made.items()}
+        self.datasets["test"] = self.rows.windows(sequence_length, rows=self.rows.test)
+        self.datasets["train"].w = torch.from_numpy(normalise_weights(self.datasets["train"].w.numpy()))
+        self._fit_prior()
+
 # %% ../../../nbs/models/datasets/datamodule.ipynb #945cbe90
 class PooledRows:
     """The rows of several symbols, one after the other."""
@@ -181,7 +185,7 @@ class PooledRows:
         clocks = [p.minutes_left for p in parts]
         self.minutes_left = None if any(c is None for c in clocks) else np.concatenate(clocks)
 
-def pool_modules(parts: Sequence[FinancialDataModule]) -> FinancialDataModule:
+def pool_modules(parts: Sequence[DataModule]) -> DataModule:
     """One data module of the windows of `parts`. Raises ValueError where their features differ, in name or order."""
     for p in parts:
         if p.features != parts[0].features:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainingResult', 'plot_curves', 'slice_metrics', 'metrics_table', 'move_quantiles', 'quantile_metrics', 'controlled',
-           'lightning_trainer', 'ModelTrainer']
+           'lightning_trainer', 'gather', 'ModelTrainer']
 
 # %% ../../../nbs/models/trainer/training.ipynb #155e7ad6
 import logging
@@ -156,6 +156,17 @@ def lightning_trainer(settings: TrainingSettings, folder: Path | None, callbacks
                      enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
                      default_root_dir=str(folder or tempfile.gettempdir()), **many)
 
+# %% ../../../nbs/models/trainer/training.ipynb #d2e92772
+def gather(name: str, data: FinancialDataModule, model: BaseTimeSeriesModel, best: BestEpoch, logger: MetricsLogger, saver: PredictionSaver) -> TrainingResult:
+    """The result of a fit that is over."""
+    metrics = {"model": name, "best_epoch": best.epoch, "epochs": logger.history[-1]["epoch"],
+               "temperature": saver.calibrator.temperature, **slice_metrics(data, saver.predictions)}
+    if saver.quantiles: metrics["quantiles"] = quantile_metrics(data, saver.quantiles, model.config.quantiles)
+    history = pd.DataFrame(logger.history).astype({"epoch": "int64", "train_loss": "float64"})
+    history["best"] = history["epoch"] == best.epoch
+    return TrainingResult(name, model, saver.calibrator, best.epoch, history, metrics, saver.predictions, tuple(data.features), data.prior,
+                          saver.quantiles, data.max_span)
+
 # %% ../../../nbs/models/trainer/training.ipynb #4c3745ed
 class ModelTrainer:
     """Trains a registered network (or one that is handed over) on a FinancialDataModule.
@@ -199,13 +210,4 @@ class ModelTrainer:
             trainer = lightning_trainer(s, self.folder, [*([average] if average else []), best, logger, RngState(), *checkpoints, saver, *self.callbacks])
             start = str(self.folder / "last.ckpt") if resume and self.folder and (self.folder / "last.ckpt").exists() else None
             trainer.fit(Classifier(model, s, tilt, self.where), datamodule=data, ckpt_path=start, weights_only=True)
-            return self._result(data, model.cpu().eval(), best, logger, saver)
-
-    def _result(self, data: FinancialDataModule, model: BaseTimeSeriesModel, best: BestEpoch, logger: MetricsLogger, saver: PredictionSaver) -> TrainingResult:
-        metrics = {"model": self.name, "best_epoch": best.epoch, "epochs": logger.history[-1]["epoch"],
-                   "temperature": saver.calibrator.temperature, **slice_metrics(data, saver.predictions)}
-        if saver.quantiles: metrics["quantiles"] = quantile_metrics(data, saver.quantiles, model.config.quantiles)
-        history = pd.DataFrame(logger.history).astype({"epoch": "int64", "train_loss": "float64"})
-        history["best"] = history["epoch"] == best.epoch
-        return TrainingResult(self.name, model, saver.calibrator, best.epoch, history, metrics, saver.predictions, tuple(data.features), data.prior,
-                              saver.quantiles, data.max_span)
+            return gather(self.name, data, model.cpu().eval(), best, logger, saver)
