@@ -2887,6 +2887,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'mlpipe/stages/report.py'),
                                       'mlpipe.stages.report.search_sections': ( 'stages/report.html#search_sections',
                                                                                 'mlpipe/stages/report.py'),
+                                      'mlpipe.stages.report.section_html': ('stages/report.html#section_html', 'mlpipe/stages/report.py'),
                                       'mlpipe.stages.report.session_closes': ( 'stages/report.html#session_closes',
                                                                                'mlpipe/stages/report.py'),
                                       'mlpipe.stages.report.source_sections': ( 'stages/report.html#source_sections',
