@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-from .core import ScalerConfig, sorted_quantile
+from .core import ScalerConfig, sorted_quantile, sorted_values
 from .scaler import KEYS, FeatureScaler
 
 # %% ../../nbs/scaling/convenience.ipynb #86a9f27b
@@ -43,7 +43,7 @@ def scale_splits(train: pd.DataFrame, val: pd.DataFrame, test: pd.DataFrame, cat
 # %% ../../nbs/scaling/convenience.ipynb #33b4cd47
 def stability_index(train: np.ndarray, later: np.ndarray, bins: int = 10) -> float:
     """Population stability index of `later` against `train`, by bins at the training quantiles; float (n,) each, finite."""
-    return _stability(np.sort(train), np.sort(later), bins)
+    return _stability(sorted_values(train), sorted_values(later), bins)
 
 def _stability(train: np.ndarray, later: np.ndarray, bins: int) -> float:
     """The same of sorted samples: a bin's share is a difference of two positions."""
@@ -54,7 +54,7 @@ def _stability(train: np.ndarray, later: np.ndarray, bins: int) -> float:
 
 def ks_distance(train: np.ndarray, later: np.ndarray) -> float:
     """Largest gap between the distribution functions of two samples; float (n,) each."""
-    return _distance(np.sort(train), np.sort(later))
+    return _distance(sorted_values(train), sorted_values(later))
 
 @njit(cache=True, nogil=True)
 def _distance(train: np.ndarray, later: np.ndarray) -> float:
@@ -72,9 +72,9 @@ def drift_table(train: pd.DataFrame, later: dict[str, pd.DataFrame]) -> pd.DataF
     """PSI and KS of every feature, for each named later block against `train`: columns feature, block, psi, ks; largest PSI first."""
     blocks, rows = {k: f for k, f in later.items() if len(f)}, []
     for name in (c for c in train if c not in KEYS):
-        seen = np.sort(train[name].to_numpy())
+        seen = sorted_values(train[name].to_numpy())
         for block, frame in blocks.items():
-            now = np.sort(frame[name].to_numpy())
+            now = sorted_values(frame[name].to_numpy())
             rows.append({"feature": name, "block": block, "psi": _stability(seen, now, 10), "ks": _distance(seen, now)})
     return pd.DataFrame(rows, columns=["feature", "block", "psi", "ks"]).sort_values(["psi", "feature"], ascending=[False, True], ignore_index=True)
 
