@@ -20,11 +20,11 @@ from .core import ScalerConfig, apply_column, fit_column, invert_column
 KEYS = ("datetime", "split")
 
 def numbers_in(frame: pd.DataFrame, name: str) -> np.ndarray:
-    """Column `name` as float64 (n,). Raises ValueError where there are two of that name, or where it holds no numbers."""
+    """Column `name` as float64 (n,), a float32 one as it is. Raises ValueError where there are two of that name, or where it holds no numbers."""
     column = frame[name]
     if column.ndim > 1: raise ValueError(f"features must be named once, got {column.shape[1]} columns {name}. Rename or drop one.")
     if not pd.api.types.is_numeric_dtype(column.dtype): raise ValueError(f"feature values must be numbers, got {column.dtype} ({name}). Convert it, or drop it.")
-    return column.to_numpy(np.float64)
+    return column.to_numpy(np.float32 if column.dtype == np.float32 else np.float64)
 
 def require_columns(frame: pd.DataFrame, names: list[str]) -> None:
     """Raises ValueError for a frame without one of `names`, or with a column that is neither on the list nor a row key."""
@@ -36,7 +36,7 @@ def require_columns(frame: pd.DataFrame, names: list[str]) -> None:
         raise ValueError(f"features must be on the allow-list, got {', '.join(map(str, extra[:3]))} (not in the catalogue). Drop it, or register it as a feature.")
 
 def finite_column(frame: pd.DataFrame, name: str) -> np.ndarray:
-    """Column `name` as float64 (n,). Raises ValueError for a value that is not finite, naming its row."""
+    """Column `name` as `numbers_in` gives it. Raises ValueError for a value that is not finite, naming its row."""
     values = numbers_in(frame, name)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
@@ -97,7 +97,7 @@ class FeatureScaler:
         """Scaled features, float32, in the catalogue's order, behind the row keys that `frame` has. Raises ValueError as `fit` does."""
         names = list(self.fitted())
         require_columns(frame, names)
-        scaled = {n: apply_column(finite_column(frame, n), self.columns_[n], self.config.clip).astype(np.float32) for n in names}
+        scaled = {n: apply_column(finite_column(frame, n).astype(np.float64), self.columns_[n], self.config.clip).astype(np.float32) for n in names}
         return pd.DataFrame({**{k: frame[k] for k in KEYS if k in frame}, **scaled}, index=frame.index)
 
     def inverse_transform(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +105,7 @@ class FeatureScaler:
         state = self.fitted()
         extra = [c for c in frame if c not in state and c not in KEYS]
         if extra: raise ValueError(f"columns must be scaled features, got {', '.join(map(str, extra[:3]))}. Drop it.")
-        return pd.DataFrame({c: frame[c] if c in KEYS else invert_column(numbers_in(frame, c), state[c]) for c in frame}, index=frame.index)
+        return pd.DataFrame({c: frame[c] if c in KEYS else invert_column(numbers_in(frame, c).astype(np.float64), state[c]) for c in frame}, index=frame.index)
 
     def fitted(self) -> dict[str, dict[str, Any]]:
         """State of each column. Raises ValueError before `fit`."""

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['BLOCKS', 'STEADY', 'THINNED', 'area_under_curve', 'rank_correlation', 'steadiness', 'free_move', 'scan_features',
            'check_single_features', 'plot_scan', 'overlaps', 'strangers', 'bars_waited', 'audit_splits', 'audit_purged',
-           'spoil', 'audit_scaler']
+           'spoil', 'attempt', 'fit_text', 'moves_with_later', 'audit_scaler']
 
 # %% ../../nbs/validation/leakage.ipynb #6d0d7ac1
 import json
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import pandas as pd
@@ -156,23 +156,39 @@ def spoil(features: pd.DataFrame, where: np.ndarray) -> pd.DataFrame:
     values[where] = 1.0 - 1000.0 * values[where]
     return pd.concat([features.drop(columns=names), pd.DataFrame(values, index=features.index, columns=names)], axis=1)
 
-def audit_scaler(features: pd.DataFrame, rows: pd.DataFrame, scaled: dict[str, pd.DataFrame], state: dict[str, Any], catalogue: Any,
-                 limits: Boundaries) -> list[Check]:
-    """The scaler's state and the scaled files, made again from raw `features` (datetime and features; rows as in `rows`)."""
-    marked = features.assign(split=rows["split"].to_numpy())
-    block, fitted = limits.block_of(features["datetime"]), rows["split"].isin(FITTED_ON).to_numpy()
-    fitted = fitted & (block == 0)
-    config, text = ScalerConfig.model_validate(state["config"]), lambda made: json.dumps({**scaler_to_json(made), "last_t1": state["last_t1"]}, sort_keys=True)
-    again = FeatureScaler(config).fit(features[fitted], catalogue)
+def attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    """(what `work` returns, ""); (NaN, the message) where it raises ValueError: an audit reports a refusal, it does not end with it."""
+    try: return work(), ""
+    except ValueError as refused: return float("nan"), str(refused)
+
+def fit_text(scaler: FeatureScaler, last_t1: str | None) -> str:
+    """The scaler's state as one text, with the given last label end."""
+    return json.dumps({**scaler_to_json(scaler), "last_t1": last_t1}, sort_keys=True)
+
+def moves_with_later(marked: pd.DataFrame, block: np.ndarray, fitted: np.ndarray, catalogue: list[dict], config: ScalerConfig) -> int:
+    """1 where scaling some thousand of the rows gives another state when all rows that are not `fitted` (bool (n,)) are spoiled, else 0."""
     few = np.unique(np.linspace(0, len(marked) - 1, min(len(marked), THINNED)).astype(np.int64))
     thin, parts = marked.iloc[few], [block[few] == k for k in range(3)]
-    fits = [text(scale_splits(*(frame[part] for part in parts), catalogue, config).scaler) for frame in (thin, spoil(thin, ~fitted[few]))]
-    scaler = scaler_from_json(state)
+    varied = {c for c in thin if thin.loc[fitted[few], c].nunique() > 1}
+    known = [c for c in catalogue if c["name"] in varied]                     # a rare flag may be constant in a sample
+    thin = thin[[*(k for k in KEYS if k in thin), *(c["name"] for c in known)]]
+    states = [fit_text(scale_splits(*(frame[part] for part in parts), known, config).scaler, None) for frame in (thin, spoil(thin, ~fitted[few]))]
+    return int(states[0] != states[1])
+
+# %% ../../nbs/validation/leakage.ipynb #f8dfaf25
+def audit_scaler(features: pd.DataFrame, rows: pd.DataFrame, scaled: dict[str, pd.DataFrame], state: dict[str, Any], catalogue: list[dict],
+                 limits: Boundaries) -> list[Check]:
+    """The scaler's state and the scaled files, made again from raw `features` (datetime and features; rows as in `rows`). What cannot be made again fails."""
+    marked, config, scaler = features.assign(split=rows["split"].to_numpy()), ScalerConfig.model_validate(state["config"]), scaler_from_json(state)
+    block = limits.block_of(features["datetime"])
+    fitted = rows["split"].isin(FITTED_ON).to_numpy() & (block == 0)
+    differs, no_fit = attempt(lambda: int(fit_text(FeatureScaler(config).fit(features[fitted], catalogue), state["last_t1"]) != json.dumps(state, sort_keys=True)))
+    moves, no_move = attempt(lambda: moves_with_later(marked, block, fitted, catalogue, config))
     borders = np.searchsorted(block, range(4))                                # the blocks follow each other
-    differ = sum(int(not scaler.transform(marked.iloc[borders[k]:borders[k + 1]]).reset_index(drop=True).equals(scaled[name].reset_index(drop=True)))
-                 for k, name in enumerate(("train", "val", "test")))
+    parts = {name: marked.iloc[borders[k]:borders[k + 1]] for k, name in enumerate(("train", "val", "test"))}
+    files, no_file = attempt(lambda: sum(int(not scaler.transform(f).reset_index(drop=True).equals(scaled[name].reset_index(drop=True))) for name, f in parts.items()))
     late = max((pd.Timestamp(t) for t in (state["last_row"], state["last_t1"]) if t), default=pd.Timestamp.min.tz_localize("UTC"))
-    return [judge("scaler differs from a fit on train", int(text(again) != json.dumps(state, sort_keys=True)), 0, "The scaler saw other rows than train: run scale again."),
-            judge("scaler moves with later rows", int(fits[0] != fits[1]), 0, "The scaler reads validation or test: do not use it."),
+    return [judge("scaler differs from a fit on train", differs, 0, "The scaler saw other rows than train: run scale again.", no_fit),
+            judge("scaler moves with later rows", moves, 0, "The scaler reads validation or test: do not use it.", no_move),
             judge("scaler saw a row beyond train", int(late >= pd.Timestamp(limits.val_start, tz="UTC")), 0, "The scaler was fitted past the training span."),
-            judge("scaled files differ from the scaler", differ, 0, "Files and scaler come from different runs: run scale again.")]
+            judge("scaled files differ from the scaler", files, 0, "Files and scaler come from different runs: run scale again.", no_file)]
