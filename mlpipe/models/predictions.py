@@ -4,16 +4,20 @@
 
 # %% auto #0
 __all__ = ['PROBABILITIES', 'INTERVALS', 'prediction_frame', 'probabilities', 'merge_spans', 'Fold', 'audit_folds', 'interval_ns',
-           'OutOfFoldPredictions', 'HoldOutPredictions', 'InSamplePredictions', 'require_type']
+           'OutOfFoldPredictions', 'plot_seen', 'HoldOutPredictions', 'InSamplePredictions', 'require_type']
 
-# %% ../../nbs/models/predictions.ipynb #50b3ff34
-from dataclasses import dataclass, field
-from typing import Any, Mapping
+# %% ../../nbs/models/predictions.ipynb #774d3b20
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Mapping
 
 import numpy as np
 import pandas as pd
 
 from .metrics import CLASS_NAMES
+
+# %% ../../nbs/models/predictions.ipynb #7ca6b532
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/models/predictions.ipynb #560547b1
 PROBABILITIES = tuple(f"p_{name}" for name in CLASS_NAMES)
@@ -139,6 +143,27 @@ class OutOfFoldPredictions:
         """The predictions whose `frame` and `facts` these are; audited like any other."""
         folds = tuple(Fold({use: np.array(s, np.int64).reshape(-1, 2) for use, s in f.items()}) for f in facts["folds"])
         return cls(frame, folds, pd.Timedelta(facts["embargo_ns"], unit="ns"), facts["model"])
+
+# %% ../../nbs/models/predictions.ipynb #82e6885e
+def plot_seen(predictions: OutOfFoldPredictions) -> "Figure":
+    """By fold and in time: what its network was trained, stopped and calibrated on, and what it predicted."""
+    from mlpipe.figure import Figure
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    fig = Figure(figsize=(7, 0.9 + 0.3 * len(predictions.folds)), layout="constrained")
+    ax, day = fig.subplots(), 86_400e9
+    colours = {"train": "#0072B2", "stop": "#E69F00", "calibration": "#CC79A7", "predicted": "#009E73"}
+    fold, stamp = predictions.frame["fold"].to_numpy(), pd.DatetimeIndex(predictions.frame["datetime"]).as_unit("ns").asi8 / day
+    for k, record in enumerate(predictions.folds):
+        for use, spans in record.spans.items(): ax.broken_barh([(a / day, (b - a) / day) for a, b in spans], (k + 0.6, 0.8), color=colours[use])
+        ax.broken_barh([(stamp[fold == k].min(), np.ptp(stamp[fold == k]))], (k + 0.6, 0.8), color=colours["predicted"])
+    for use, colour in colours.items(): ax.plot([], [], lw=6, color=colour, label=use)
+    ax.set(ylabel="fold", ylim=(len(predictions.folds) + 0.6, 0.4), yticks=range(1, len(predictions.folds) + 1), xlabel="time [UTC]")
+    ax.xaxis_date()
+    ax.xaxis.set_major_locator(dates := AutoDateLocator(maxticks=8))
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(dates))
+    ax.set_title(f"{len(fold):,} rows, none seen by its own network: {int(predictions.leaks().sum())} leaks, embargo {predictions.embargo / pd.Timedelta(hours=1):g} h", fontsize=10)
+    fig.legend(ncols=4, fontsize=8, loc="outside lower center", frameon=False)
+    return fig
 
 # %% ../../nbs/models/predictions.ipynb #28978a47
 @dataclass(frozen=True)
