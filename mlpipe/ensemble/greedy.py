@@ -14,9 +14,9 @@ import pandas as pd
 from .voting import align, check_members, combine, level_one
 from ..models.predictions import prediction_frame
 
-# %% ../../nbs/ensemble/greedy.ipynb #ccc92a6c
+# %% ../../nbs/ensemble/greedy.ipynb #43435aff
 def greedy_counts(hit: np.ndarray, row_weights: np.ndarray, steps: int = 30) -> np.ndarray:
-    """How often each member is taken, float64 (members,), at the best length of the path. hit: (members, n), each member's probability of the true class.
+    """How often each member is taken, float64 (members,), at the best length of the path, which ends ten steps after. hit: (members, n), each member's probability of the true class.
 
     Source: Caruana, Niculescu-Mizil, Crew and Ksikes, Ensemble selection from libraries of models (2004), 2.1-2.2.
     """
@@ -27,6 +27,7 @@ def greedy_counts(hit: np.ndarray, row_weights: np.ndarray, steps: int = 30) -> 
         taken = int(losses.argmin())
         total, counts[taken] = total + hit[taken], counts[taken] + 1
         if losses[taken] < best[0] - 1e-12: best = (losses[taken], counts.copy())
+        if size >= best[1].sum() + 10: break
     return best[1]
 
 # %% ../../nbs/ensemble/greedy.ipynb #1f484b71

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FoldRows', 'fold_rows', 'training_rows', 'fold_data', 'intervals_of', 'record_of', 'out_of_fold']
 
-# %% ../../../nbs/models/trainer/out_of_fold.ipynb #38e05b05
+# %% ../../../nbs/models/trainer/out_of_fold.ipynb #a72f6adf
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from ...config import TrainingSettings
 from ..datasets.datamodule import FinancialDataModule, target_rows, to_ns
-from ..predictions import Fold, OutOfFoldPredictions
+from ..predictions import PRIORS, Fold, OutOfFoldPredictions
 from .training import ModelTrainer, TrainingResult
 from ...splits.combinatorial import CombinatorialPurged
 from ...splits.intervals import length_of, purge
@@ -73,7 +73,7 @@ def record_of(data: FinancialDataModule, targets: pd.DataFrame) -> Fold:
         spans |= Fold.of(to_ns(seen["t0"]), to_ns(seen["t1"]), use).spans
     return Fold(spans)
 
-# %% ../../../nbs/models/trainer/out_of_fold.ipynb #585f50d5
+# %% ../../../nbs/models/trainer/out_of_fold.ipynb #7ea7c3a5
 def out_of_fold(model: str, data: FinancialDataModule, settings: TrainingSettings | None = None, options: Mapping[str, Any] | None = None,
                 folds: int = 4, embargo: pd.Timedelta = pd.Timedelta(days=1), seed: int = 42,
                 on_fold: Callable[[int, TrainingResult], None] | None = None) -> OutOfFoldPredictions:
@@ -94,7 +94,8 @@ def out_of_fold(model: str, data: FinancialDataModule, settings: TrainingSetting
             raise ValueError(f"a fold must leave rows to train on, got none ({name}, embargo {embargo}). Shorten ensemble.embargo_days, or give a longer training span.")
         own = fold_data(data, frame, bars, rows, name)
         result = ModelTrainer(model, settings, options, seed, where=name).fit(own)
-        parts.append(result.predictions["test"].merge(every, on="datetime", how="left", validate="one_to_one").assign(fold=k))
+        known = dict(zip(PRIORS, own.prior_rows("test").T))
+        parts.append(result.predictions["test"].assign(**known).merge(every, on="datetime", how="left", validate="one_to_one").assign(fold=k))
         records.append(record_of(own, targets))
         if on_fold: on_fold(k, result)
     return OutOfFoldPredictions(pd.concat(parts, ignore_index=True), tuple(records), pd.Timedelta(embargo), model)
