@@ -89,13 +89,13 @@ def check_intervals(predictions: Mapping[str, OutOfFoldPredictions], until: pd.T
         out.append(result("intervals", f"{m}, end of train", late, 0, "fail" if late else "pass", f"nothing from {until:%Y-%m-%d %H:%M} on"))
     return out
 
-# %% ../../nbs/ensemble/audit.ipynb #5aa1ce0d
+# %% ../../nbs/ensemble/audit.ipynb #4da96a38
 NULL_LIMIT = 0.01          # nats; what a few coefficients may claim by luck where there is nothing to know
 
 def other_days(days: pd.DatetimeIndex, seed: int, permute: bool) -> np.ndarray:
     """For each of the sorted `days` another one, of the same weekday where there are four weeks or more: all moved on alike, or permuted. int64 (n,)."""
     rng, out = np.random.default_rng(seed), np.arange(len(days))
-    same = [np.flatnonzero(days.weekday == k) for k in np.unique(days.weekday)]
+    same = [np.flatnonzero(days.day_of_week == k) for k in np.unique(days.day_of_week)]
     if min(map(len, same)) < 4: same = [out.copy()]
     by = rng.integers(1, max(min(map(len, same)), 2))
     for rows in same: out[rows] = rng.permutation(rows) if permute else np.roll(rows, by)
