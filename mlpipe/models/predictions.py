@@ -99,7 +99,7 @@ def interval_ns(frame: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]
         raise ValueError(f"{name} must have t1 >= t0, got an earlier one (row {int((t1 < t0).argmax())}). Check the labels' end times.")
     return t0, t1
 
-# %% ../../nbs/models/predictions.ipynb #8ad16911
+# %% ../../nbs/models/predictions.ipynb #f64c989a
 @dataclass(frozen=True)
 class OutOfFoldPredictions:
     """One network's predictions of rows that no network of their fold was shaped by.
@@ -121,8 +121,7 @@ class OutOfFoldPredictions:
 
     def leaks(self) -> np.ndarray:
         """Mask (n,) of rows whose fold's network saw a label that meets their own, embargo included."""
-        t0, t1 = interval_ns(self.frame, self.name)
-        return audit_folds(t0, t1, self.frame["fold"].to_numpy(), self.folds, self.embargo.as_unit("ns").value)
+        return audit_folds(*interval_ns(self.frame, self.name), self.frame["fold"].to_numpy(), self.folds, self.embargo.as_unit("ns").value)
 
     def check(self) -> None:
         """Raises ValueError unless every row is a probability with a label interval and a recorded fold, and none leaks."""
@@ -141,8 +140,7 @@ class OutOfFoldPredictions:
 
     def facts(self) -> dict[str, Any]:
         """What the frame does not hold, as plain JSON: model, embargo, spans of each fold in ns."""
-        return {"model": self.model, "embargo_ns": self.embargo.as_unit("ns").value,
-                "folds": [{use: spans.tolist() for use, spans in f.spans.items()} for f in self.folds]}
+        return {"model": self.model, "embargo_ns": self.embargo.as_unit("ns").value, "folds": [{use: spans.tolist() for use, spans in f.spans.items()} for f in self.folds]}
 
     @classmethod
     def of(cls, frame: pd.DataFrame, facts: Mapping[str, Any]) -> "OutOfFoldPredictions":
