@@ -2882,6 +2882,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlpipe.stages.clean.clean_segments': ('stages/clean.html#clean_segments', 'mlpipe/stages/clean.py'),
                                      'mlpipe.stages.clean.summarise': ('stages/clean.html#summarise', 'mlpipe/stages/clean.py')},
             'mlpipe.stages.ensemble': { 'mlpipe.stages.ensemble.agreement': ('stages/ensemble.html#agreement', 'mlpipe/stages/ensemble.py'),
+                                        'mlpipe.stages.ensemble.audit_table': ( 'stages/ensemble.html#audit_table',
+                                                                                'mlpipe/stages/ensemble.py'),
                                         'mlpipe.stages.ensemble.chain': ('stages/ensemble.html#chain', 'mlpipe/stages/ensemble.py'),
                                         'mlpipe.stages.ensemble.draw': ('stages/ensemble.html#draw', 'mlpipe/stages/ensemble.py'),
                                         'mlpipe.stages.ensemble.ensemble': ('stages/ensemble.html#ensemble', 'mlpipe/stages/ensemble.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['agreement', 'plot_leans', 'trust', 'plot_trust', 'hashes', 'lineage_of', 'chain', 'read_level_one', 'score_table',
-           'ensemble', 'draw']
+           'audit_table', 'ensemble', 'draw']
 
 # %% ../../nbs/stages/ensemble.ipynb #949eb590
 import hashlib
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Mapping
 import numpy as np
 import pandas as pd
 from ..ensemble import fit_ensemble
-from ..ensemble.audit import gain_of, optimism_table, plot_optimism
+from ..ensemble.audit import check_intervals, check_optimism, check_oracle, gain_of, optimism_table, plot_optimism
 from ..ensemble.voting import align
 from ..models.predictions import OutOfFoldPredictions, plot_seen
 from ..pipeline.stage import StageResult, Task, register_stage
@@ -100,6 +100,16 @@ def score_table(task: Task, level: Mapping[str, OutOfFoldPredictions], frames: M
     rows = [(name, kind, gain_of(f, targets, priors).skill) for kind, each in (("member", frames), ("ensemble", pooled)) for name, f in each.items()]
     return pd.DataFrame(rows, columns=["name", "kind", "held"]).assign(claimed=np.nan, optimism=np.nan, low=np.nan, high=np.nan)[["name", "kind", "claimed", "held", "optimism", "low", "high"]]
 
+# %% ../../nbs/stages/ensemble.ipynb #9e13f4c0
+def audit_table(task: Task, level: Mapping[str, OutOfFoldPredictions], scores: pd.DataFrame) -> pd.DataFrame:
+    """The lines of the tests of intervals, planted oracle and optimism; empty where nothing was learned. Raises ValueError for level-1 rows that reach validation."""
+    if not level: return pd.DataFrame(columns=["test", "subject", "value", "limit", "status", "detail"])
+    begin, train = task.read("split", "targets_val.parquet")["t0"].min(), task.read("split", "targets_train.parquet")
+    lines = check_intervals(level, begin)
+    if late := [x for x in lines if x["status"] == "fail"]:
+        raise ValueError(f"out-of-fold predictions must end before validation, got {late[0]['value']:g} labels that reach {begin} ({task.symbol}, {late[0]['subject']}). Rerun from split.")
+    return pd.DataFrame(lines + check_oracle(level, train, task.read("train", "prior.parquet", model=task.models[0])) + check_optimism(scores))
+
 # %% ../../nbs/stages/ensemble.ipynb #7789a856
 @register_stage("ensemble", after=("train@models", "split", "scale"), settings=("ensemble", "models", "seed", "bars.minutes"), libs=("numpy", "pandas"))
 def ensemble(task: Task) -> StageResult:
@@ -116,9 +126,11 @@ def ensemble(task: Task) -> StageResult:
     task.write("ensemble.json", {**states[settings.method], "judged": settings.method, "methods": states, "agreement": agreement(frames["val"]).fillna(0.0).to_dict()})
     task.write("lineage.json", lineage_of(task, states, bool(level)))
     task.write("scores.parquet", scores := score_table(task, level, frames["val"], {m: p["val"] for m, p in pooled.items()}))
+    task.write("audit.parquet", audit := audit_table(task, level, scores))
     draw(task, level, states, scores, pooled[settings.method])
     held = scores.set_index("name")["held"]
-    return StageResult(rows=len(pooled[settings.method]["test"]), metrics={"method": settings.method, "members": len(task.models), "folds": settings.folds, "val_skill": float(held[settings.method])})
+    return StageResult(rows=len(pooled[settings.method]["test"]), metrics={"method": settings.method, "members": len(task.models), "folds": settings.folds,
+                       "val_skill": float(held[settings.method]), "audit": "; ".join(f"{n} {s}" for s, n in audit["status"].value_counts().items()) or "nothing learned"})
 
 def draw(task: Task, level: Mapping[str, OutOfFoldPredictions], states: Mapping[str, Any], scores: pd.DataFrame, judged: Mapping[str, pd.DataFrame]) -> None:
     """The figures: leans of the judged ensemble, trust; and where something was learned who saw what, and optimism."""
