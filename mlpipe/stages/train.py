@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_features', 'minutes_left', 'moves', 'read_data', 'baseline_metrics', 'compare_baselines', 'calibration_rows',
-           'plot_calibration', 'network_table', 'write_result', 'checkpoint_folder', 'train']
+           'plot_calibration', 'network_table', 'write_result', 'write_out_of_fold', 'checkpoint_folder', 'train']
 
 # %% ../../nbs/stages/train.ipynb #4518f4e4
 import shutil
@@ -23,6 +23,7 @@ from ..models.calibration import plot_reliability, softmax
 from ..models.datasets.datamodule import SPLITS, FinancialDataModule, to_ns
 from ..models.explain import explain, plot_explanation
 from ..models.saving import PROBABILITIES, prediction_frame
+from ..models.trainer.out_of_fold import out_of_fold
 from ..models.trainer.training import ModelTrainer, TrainingResult
 from ..pipeline.stage import StageResult, Task, register_stage
 
@@ -94,6 +95,7 @@ def plot_calibration(rows: pd.DataFrame) -> "Figure":
     raw = [c.replace("p_", "raw_") for c in PROBABILITIES]
     return plot_reliability(rows["label"].to_numpy(), rows[list(PROBABILITIES)].to_numpy(), rows["weight"].to_numpy(), before=rows[raw].to_numpy())
 
+# %% ../../nbs/stages/train.ipynb #733cde69
 def network_table(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> pd.DataFrame:
     """What was trained, from model.json and metrics.json: size, options, windows, epochs, temperature."""
     options = {k: v for k, v in facts["options"].items() if k not in ("n_features", "sequence_length", "n_classes")}
@@ -118,6 +120,16 @@ def write_result(task: Task, data: FinancialDataModule, result: TrainingResult, 
     task.write("explanation.json", said)
     for name, figure in (("curves.png", result.plot()), ("reliability.png", plot_calibration(held)), ("explanation.png", plot_explanation(said))): task.figure(name, figure)
 
+def write_out_of_fold(task: Task, data: FinancialDataModule) -> None:
+    """Trains `ensemble.folds` more networks, one per purged fold of the training span, and writes what they say about it; nothing where it is 0."""
+    wanted = task.settings.ensemble
+    if not wanted.folds: return
+    tell = lambda k, _: task.progress(f"fold {k + 1}/{wanted.folds}", fraction=(k + 1) / wanted.folds)
+    made = out_of_fold(task.model, data, task.settings.training.whole(), task.settings.model.get(task.model, {}), wanted.folds,
+                       pd.Timedelta(days=wanted.embargo_days), task.settings.seed, tell)
+    task.write(f"{task.model}_oof_preds.parquet", made.frame)
+    task.write(f"{task.model}_oof.json", made.facts())
+
 # %% ../../nbs/stages/train.ipynb #9ef57449
 def checkpoint_folder(task: Task) -> Path | None:
     """Where the task's checkpoints lie; those of another key are removed. None for a task that has no key (made by hand)."""
@@ -127,7 +139,7 @@ def checkpoint_folder(task: Task) -> Path | None:
         if other != folder: shutil.rmtree(other, ignore_errors=True)
     return folder
 
-@register_stage("train", after=("clean", "features", "split", "scale", "validate"), per="model", settings=("training", "model", "seed", "bars.minutes"),
+@register_stage("train", after=("clean", "features", "split", "scale", "validate"), per="model", settings=("training", "model", "seed", "bars.minutes", "ensemble.folds", "ensemble.embargo_days"),
                 libs=("torch", "lightning", "safetensors", "scipy", "pandas_market_calendars"), threads=1)
 def train(task: Task) -> StageResult:
     """Trains the task's model on its symbol: windows of scaled features in, weights, probabilities and metrics out. Test labels are not read."""
@@ -146,6 +158,7 @@ def train(task: Task) -> StageResult:
         baselines = baseline_metrics(data, [b for b in training.baselines if b != task.model], training, task.settings.seed, task.symbol)
         data.rebase(result.calibrator.start_log)
         write_result(task, data, result, baselines)
+        write_out_of_fold(task, data)
         told = {"best_epoch": result.best_epoch, "temperature": result.calibrator.temperature, "train_skill": result.metrics["train"]["skill"],
                 "val_class_skill": result.metrics["val"]["class_skill"],
                 **{f"val_{k}": result.metrics["val"][k] for k in ("skill", "log_loss", "mcc", "ece")},
