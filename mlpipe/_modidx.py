@@ -380,6 +380,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'mlpipe/data/inspect.py'),
                                      'mlpipe.data.inspect.decide_clock': ('data/inspect.html#decide_clock', 'mlpipe/data/inspect.py'),
                                      'mlpipe.data.inspect.evidence_table': ('data/inspect.html#evidence_table', 'mlpipe/data/inspect.py'),
+                                     'mlpipe.data.inspect.files_of': ('data/inspect.html#files_of', 'mlpipe/data/inspect.py'),
                                      'mlpipe.data.inspect.guess_profile': ('data/inspect.html#guess_profile', 'mlpipe/data/inspect.py'),
                                      'mlpipe.data.inspect.inspect_file': ('data/inspect.html#inspect_file', 'mlpipe/data/inspect.py'),
                                      'mlpipe.data.inspect.longest_holes': ('data/inspect.html#longest_holes', 'mlpipe/data/inspect.py'),

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['READ', 'signs', 'guess_profile', 'clock_candidates', 'decide_clock', 'Inspection', 'longest_holes', 'settings_lines',
-           'read_as_it_stands', 'calendar_for', 'verdict_row', 'evidence_table', 'span_table', 'inspect_file']
+           'read_as_it_stands', 'calendar_for', 'files_of', 'verdict_row', 'evidence_table', 'span_table',
+           'inspect_file']
 
 # %% ../../nbs/data/inspect.ipynb #dce82926
 import re
@@ -20,7 +21,7 @@ from .dialects import Part, head_of, survey
 from .formats import BarStream, ReadRules, stream_bars
 from .profiles import PROFILES, SourceProfile, get_profile, plain_name
 from .sessions import CLOCKS, MIN_BREAKS, MINUTE_NS, SessionCalendar, clock_evidence, daily_breaks, get_calendar, reread, traded
-from .sources import candidates, find_source
+from .sources import find_source, kind_of_name
 from .tables import RawTable, kind_of
 from ..instruments import INSTRUMENTS, Instrument, get_instrument
 from ..page import number
@@ -157,6 +158,12 @@ def calendar_for(name: str, symbol: str, declared: Mapping[str, Instrument]) -> 
     if not symbol and first in {**INSTRUMENTS, **declared}: return get_calendar(get_instrument(first, declared).calendar), f"of {first}, whose name the file bears"
     return (get_calendar(get_instrument(symbol, declared).calendar), f"of {symbol}") if symbol else (get_calendar("CME_Equity"), "taken because no symbol was given")
 
+def files_of(path: Path, symbol: str, declared: Mapping[str, Instrument]) -> list[Path]:
+    """The files of `symbol` where `path` is a folder that holds other instruments' too; else the path itself."""
+    others = [s for s in {**INSTRUMENTS, **declared} if s != symbol]
+    shared = symbol and path.is_dir() and any(kind_of_name(p, s) for p in path.iterdir() for s in others)
+    return find_source(path, symbol) if shared else [path]
+
 def verdict_row(clocks: pd.DataFrame, clock: tuple[str, str] | None, problem: str) -> tuple[str, str, str]:
     """The clock in one line: what, found, why."""
     mine = clocks[(clocks["zone"] == clock[0]) & (clocks["stamping"] == clock[1])] if clock else clocks[:0]
@@ -193,7 +200,7 @@ def inspect_file(path: Path | str, profile: str = "", symbol: str = "", own: Map
     """
     path = Path(path)
     calendar, whose = calendar_for(path.name, symbol, declared)
-    files = find_source(path, symbol) if symbol and path.is_dir() and candidates(path, symbol) else [path]
+    files = files_of(path, symbol, declared)
     parts = survey(files)[0]
     name, why = (profile, "asked for") if profile else guess_profile(parts[0])
     used = get_profile(name, own)
