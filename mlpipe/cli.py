@@ -181,7 +181,8 @@ def inspect(file: Annotated[str, typer.Argument(help="A file, a zip, or a folder
     """What would be read from a file: profile, clock and stamping with the evidence, span, holes, first and last rows."""
     from mlpipe.config import get_config
     from mlpipe.data.inspect import inspect_file
-    found = inspect_file(Path(file).expanduser(), profile, symbol, get_config(**parse_sets(sets)).profile)
+    config = get_config(**parse_sets(sets))
+    found = inspect_file(Path(file).expanduser(), profile, symbol, config.profile, config.instruments)
     for line in found.lines(): say(line)
     if found.problem: raise typer.Exit(2)
 

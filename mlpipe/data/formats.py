@@ -516,7 +516,8 @@ class BarStream(Reading):
 
     def traded(self) -> tuple[np.ndarray, np.ndarray]:
         """int64 starts of all bars, and whether each had volume (true where the source has none)."""
-        return tuple(np.concatenate(x) for x in zip(*self._traded))
+        if len(self._traded) > 1: self._traded = [tuple(np.concatenate(x) for x in zip(*self._traded))]
+        return self._traded[0]
 
     def facts(self) -> dict[str, Any]:
         """The record of what was read, for the summary."""

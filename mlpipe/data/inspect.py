@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['READ', 'signs', 'guess_profile', 'clock_candidates', 'decide_clock', 'Inspection', 'longest_holes', 'settings_lines',
-           'read_as_it_stands', 'evidence_table', 'span_table', 'inspect_file']
+           'read_as_it_stands', 'calendar_for', 'files_of', 'verdict_row', 'evidence_table', 'span_table',
+           'inspect_file']
 
 # %% ../../nbs/data/inspect.ipynb #dce82926
 import re
@@ -20,8 +21,9 @@ from .dialects import Part, head_of, survey
 from .formats import BarStream, ReadRules, stream_bars
 from .profiles import PROFILES, SourceProfile, get_profile, plain_name
 from .sessions import CLOCKS, MIN_BREAKS, MINUTE_NS, SessionCalendar, clock_evidence, daily_breaks, get_calendar, reread, traded
+from .sources import find_source, kind_of_name
 from .tables import RawTable, kind_of
-from ..instruments import INSTRUMENTS
+from ..instruments import INSTRUMENTS, Instrument, get_instrument
 from ..page import number
 
 # %% ../../nbs/data/inspect.ipynb #216af4d0
@@ -102,7 +104,7 @@ class Inspection:
     def sections(self) -> list[tuple[str, pd.DataFrame]]:
         """Title and table of each part that is not empty."""
         shown = (("How it is written", self.evidence), ("Clocks", self.clocks), ("What it holds", self.span), ("Longest holes", self.holes),
-                 ("First bars", self.first), ("Last bars", self.last), ("Rows that are no bars", self.reasons), ("The first of them", self.bad))
+                 ("First bars", self.first), ("Last bars", self.last), ("What became of other rows", self.reasons), ("The first bad ones", self.bad))
         return [(title, frame) for title, frame in shown if len(frame)]
 
     def lines(self) -> list[str]:
@@ -141,54 +143,78 @@ def settings_lines(profile: SourceProfile, clock: tuple[str, str] | None, fixed:
     return tuple(lines)
 
 # %% ../../nbs/data/inspect.ipynb #42f76a17
-def read_as_it_stands(path: Path, profile: SourceProfile, calendar: SessionCalendar, symbol: str, zone: str = "UTC") -> tuple[BarStream, list[pd.DataFrame], np.ndarray]:
+def read_as_it_stands(files: Sequence[Path], profile: SourceProfile, calendar: SessionCalendar, symbol: str, zone: str = "UTC") -> tuple[BarStream, list[pd.DataFrame], np.ndarray]:
     """The source read in `zone` and as starts: the stream afterwards, its first and its last bars, and all stamps that count as bars."""
-    stream = stream_bars([path], profile.model_copy(update={"timezone": zone, "stamping": "start"}), ReadRules(max_bad_share=1.0), calendar, symbol)
+    stream = stream_bars(files, profile.model_copy(update={"timezone": zone, "stamping": "start"}), ReadRules(max_bad_share=1.0), calendar, symbol)
     first, last = [], []
     for frame in stream:
         first = first or [frame.head(3)]
         last = [pd.concat([*last, frame]).tail(3)]
-    return stream, [first[0], last[0]], traded(*(a.astype(np.float64) if a.dtype == bool else a for a in stream.traded()))
+    return stream, [first[0], last[0]], traded(*stream.traded())
 
-def evidence_table(stream: BarStream, profile: SourceProfile, why: str) -> pd.DataFrame:
-    """How the first part is written: what, found, why."""
+def calendar_for(name: str, symbol: str, declared: Mapping[str, Instrument]) -> tuple[SessionCalendar, str]:
+    """The calendar that a source named `name` is held against, and whose it is. Raises ValueError for a symbol that nobody knows."""
+    first = re.split(r"[^A-Za-z0-9]", name)[0].upper()
+    if not symbol and first in {**INSTRUMENTS, **declared}: return get_calendar(get_instrument(first, declared).calendar), f"of {first}, whose name the file bears"
+    return (get_calendar(get_instrument(symbol, declared).calendar), f"of {symbol}") if symbol else (get_calendar("CME_Equity"), "taken because no symbol was given")
+
+def files_of(path: Path, symbol: str, declared: Mapping[str, Instrument]) -> list[Path]:
+    """The files of `symbol` where `path` is a folder that holds other instruments' too; else the path itself."""
+    others = [s for s in {**INSTRUMENTS, **declared} if s != symbol]
+    shared = symbol and path.is_dir() and any(kind_of_name(p, s) for p in path.iterdir() for s in others)
+    return find_source(path, symbol) if shared else [path]
+
+def verdict_row(clocks: pd.DataFrame, clock: tuple[str, str] | None, problem: str) -> tuple[str, str, str]:
+    """The clock in one line: what, found, why."""
+    mine = clocks[(clocks["zone"] == clock[0]) & (clocks["stamping"] == clock[1])] if clock else clocks[:0]
+    seen = f"{mine['breaks'].iloc[0]} daily breaks seen, {mine['in_break'].iloc[0]} bars in them" if len(mine) else "see the end"
+    proved = clock is not None and not problem and len(mine) > 0 and mine["fits"].iloc[0]
+    return "clock", ", ".join(clock) if clock else "open", seen if proved else f"not proved: {seen}"
+
+def evidence_table(stream: BarStream, profile: SourceProfile, why: str, *more: tuple[str, str, str]) -> pd.DataFrame:
+    """How the first part is written: what, found, why. more: further rows."""
     reader = stream.readers[0]
     dialect, (form, seen) = reader.table.dialect, reader.form
     rows = [("profile", profile.name, why), *((k, getattr(dialect, k, "") if k != "format" else v, v) for k, v in dialect.evidence.items() if k != "encoding"),
             ("stamps", f"{form or 'typed'}, {stream.clock if stream.clock in ('epoch', 'offsets in the file') else 'local'}", seen or "the file's own type"),
-            *(("column " + c, n, "by its name") for c, n in reader.columns.items())]
+            *more, *(("column " + c, n, "by its name") for c, n in reader.columns.items())]
     return pd.DataFrame(rows, columns=["what", "found", "why"]).astype("str").replace({"found": {",": "comma", ";": "semicolon", "\t": "tab"}})
 
 def span_table(stream: BarStream, ts: np.ndarray) -> pd.DataFrame:
     """Counts and span of a source whose bars start at `ts`."""
-    moment = lambda ns: str(pd.Timestamp(int(ns), tz="UTC"))
+    moment, names = lambda ns: str(pd.Timestamp(int(ns), tz="UTC")), stream.contracts.labels
     values = {"rows": number(stream.account.rows_in), "bars": number(stream.rows_out), "kind": "trades" if stream.trades else "bars", "bar length": f"{stream.minutes} min",
-              "first bar": moment(ts[0]), "last bar": moment(ts[-1]), "files": number(len(stream.files)), "contracts": ", ".join(stream.contracts.labels[:12]), "rolls": len(stream.rolls),
+              "first bar": moment(ts[0]), "last bar": moment(ts[-1]), "files": number(len(stream.files)), "contracts": ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else ""),
+              "rolls": len(stream.rolls),
               "volume": "yes" if all(r.has_volume for r in stream.readers) else "none"}
     return pd.DataFrame([(k, str(v)) for k, v in values.items() if v not in ("", 0)], columns=["what", "value"])
 
 # %% ../../nbs/data/inspect.ipynb #7fcd453b
-def inspect_file(path: Path | str, profile: str = "", symbol: str = "", own: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> Inspection:
+def inspect_file(path: Path | str, profile: str = "", symbol: str = "", own: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+                 declared: Mapping[str, Instrument] = MappingProxyType({})) -> Inspection:
     """Everything that can be told of a file, archive or folder.
 
-    profile: its name where it is known; symbol: whose calendar the clock is held against (CME_Equity where it is unknown); own: the settings' profiles.
-    Raises ValueError where the file cannot be read at all, or where columns, separators or stamps have two readings, with the candidates.
+    profile: its name where it is known; symbol: whose files are read in a folder of several, and whose calendar the clock is held against ("": of the instrument
+    that the name begins with, else CME_Equity); own, declared: the settings' profiles and instruments. Raises ValueError where the file cannot be read at all, or
+    where columns, separators or stamps have two readings, with the candidates.
     """
-    path, parts = Path(path), survey([path])[0]
+    path = Path(path)
+    calendar, whose = calendar_for(path.name, symbol, declared)
+    files = files_of(path, symbol, declared)
+    parts = survey(files)[0]
     name, why = (profile, "asked for") if profile else guess_profile(parts[0])
     used = get_profile(name, own)
-    calendar = get_calendar(INSTRUMENTS[symbol].calendar if symbol in INSTRUMENTS else "CME_Equity")
-    try: stream, ends, ts = read_as_it_stands(path, used, calendar, symbol)
+    try: stream, ends, ts = read_as_it_stands(files, used, calendar, symbol)
     except ValueError as e:            # in a market that never closes the stamps step back where clocks do: no other zone can be tried
         if "time order" not in str(e) or used.timezone in ("", "UTC"): raise
-        stream, ends, ts = read_as_it_stands(path, used, calendar, symbol, used.timezone)
+        stream, ends, ts = read_as_it_stands(files, used, calendar, symbol, used.timezone)
     fixed, bar_ns = stream.clock in ("epoch", "offsets in the file") or stream.profile.timezone != "UTC", stream.minutes * MINUTE_NS
     own_clock = ("UTC" if fixed else used.timezone, used.stamping)
     clocks = clock_candidates(ts, calendar, bar_ns, fixed, own_clock)
     clock, problem = decide_clock(clocks, own_clock) if not stream.trades else (("UTC", "start") if fixed else own_clock, "")
     real = lambda stamps: reread(stamps, bar_ns, READ, clock or READ)
     ends = [f.assign(datetime=pd.DatetimeIndex(real(f["datetime"].astype("int64").to_numpy()), tz="UTC")) for f in ends]
-    bad = stream.account.quarantine().head(5)
-    return Inspection(path.name, used.name, evidence_table(stream, used, why), clocks[(clocks["breaks"] > 0) & (clocks["fits"] | (clocks.index < 4))].round(3),
+    bad, evidence = stream.account.quarantine().head(5), evidence_table(stream, used, why, ("calendar", calendar.name, whose), verdict_row(clocks, clock, problem))
+    return Inspection(path.name, used.name, evidence, clocks[(clocks["breaks"] > 0) & (clocks["fits"] | (clocks.index < 4))].round(3),
                       span_table(stream, real(stream.traded()[0])), longest_holes(real(ts), bar_ns, calendar), *ends, pd.DataFrame(stream.account.reasons()), bad,
                       settings_lines(used, clock, fixed, symbol, stream), problem)

@@ -133,19 +133,20 @@ def profile_of(data: Any, own: Mapping[str, Mapping[str, Any]] = MappingProxyTyp
 
 # %% ../../nbs/data/profiles.ipynb #86cc9b36
 ALIASES: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType({
-    "datetime": (("datetime", "date_time", "date time", "timestamp"), ("ts_event",), ("ts_recv",), ("open_time", "opentime", "open time", "gmt time", "local time")),
+    "datetime": (("datetime", "date_time", "timestamp"), ("ts_event",), ("ts_recv",), ("open_time", "opentime", "gmt_time", "local_time")),
     "moment": (("time",), ("date",), ("ts", "t", "dt", "index"), ("unnamed_1", "unnamed: 0")),
-    "date": (("date",), ("day", "dtyyyymmdd")), "time": (("time",), ("hour", "timeofday")),
-    "open": (("open",), ("o", "open_price", "openprice", "first")), "high": (("high",), ("h", "high_price", "highprice", "max")),
-    "low": (("low",), ("l", "low_price", "lowprice", "min")), "close": (("close",), ("c", "close_price", "closeprice", "last", "settle")),
+    "date": (("date",), ("day", "dtyyyymmdd")), "time": (("time",), ("hour", "timeofday", "time_of_day")),
+    "open": (("open",), ("o", "open_price", "openprice", "first")), "high": (("high",), ("h", "hi", "high_price", "highprice", "max")),
+    "low": (("low",), ("l", "lo", "low_price", "lowprice", "min")), "close": (("close",), ("c", "close_price", "closeprice", "last", "settle")),
     "volume": (("volume",), ("tick_volume", "tickvol", "tickvolume"), ("v", "vol", "totalvolume", "total_volume", "volume_traded"), ("real_volume",)),
     "price": (("price",), ("trade_price", "tradeprice", "last", "px")),
     "size": (("volume",), ("size", "qty", "quantity", "amount", "lots", "vol", "v", "trade_size")),
     "contract": (("contract",), ("expiry", "expiration", "contract_month", "delivery", "maturity"), ("symbol", "ticker", "raw_symbol", "instrument"), ("instrument_id",))})
 
 def plain_name(name: str) -> str:
-    """A column's name as it is compared: lower case, without blanks, the brackets <> around it and the number that tells twins apart (close#2)."""
-    return re.sub(r"#\d+$", "", name).strip().strip("<>").strip().lower()
+    """A column's name as it is compared: lower case, words joined by _ (Date/Time, open price), without brackets <>, a full stop at its end (Vol.) and the
+    number that tells twins apart (close#2)."""
+    return re.sub(r"[\s_/-]+", "_", re.sub(r"#\d+$", "", name).strip().strip("<>").strip().rstrip(".").lower())
 
 def find_column(names: Sequence[str], column: str, wanted: str = "", where: str = "") -> str | None:
     """The one of `names` that is the `wanted` one, or an alias of `column`; None where there is none. Raises ValueError where several may be."""

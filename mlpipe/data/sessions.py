@@ -195,10 +195,11 @@ ZONES = ("UTC", "America/New_York", "America/Chicago", "Europe/London", "Europe/
 CLOCKS = tuple((zone, stamping) for zone in ZONES for stamping in ("start", "end"))
 
 def traded(ts_ns: np.ndarray, volume: np.ndarray | None) -> np.ndarray:
-    """The stamps that count as bars: those with volume where the source is a padded grid, else all."""
+    """The stamps that count as bars: those with volume (float, or bool: whether there is some) where the source is a padded grid, else all."""
     ts = np.asarray(ts_ns, dtype=np.int64)
     if volume is None: return ts
-    with_volume = np.nan_to_num(np.asarray(volume, dtype=np.float64)) > 0
+    with_volume = np.asarray(volume)
+    if with_volume.dtype != np.bool_: with_volume = np.nan_to_num(with_volume.astype(np.float64)) > 0
     return ts[with_volume] if with_volume.any() and with_volume.mean() < 1 - PADDED else ts
 
 # %% ../../nbs/data/sessions.ipynb #4b94a1d7
@@ -280,8 +281,10 @@ def prove_clock(ts_ns: np.ndarray, volume: np.ndarray | None, calendar: SessionC
                   "reason": "no traded bar in the daily break" if not others else "more than one clock fits: " + ", ".join(" ".join(c) for c in others)}
 
 def bar_length(ts: np.ndarray) -> int:
-    """The usual distance of sorted bar starts, in ns; a minute where there are less than two."""
-    return int(np.median(np.diff(ts))) if len(ts) > 1 else MINUTE_NS
+    """The usual distance of sorted bar starts, in ns; a minute where there are less than two. Of a long series eight stretches tell it."""
+    if len(ts) < 2: return MINUTE_NS
+    parts = [ts] if len(ts) <= 1 << 20 else [ts[k:k + (1 << 16)] for k in np.linspace(0, len(ts) - (1 << 16), 8).astype(np.int64)]
+    return int(np.median(np.concatenate([np.diff(part) for part in parts])))
 
 def fitting_clocks(ts: np.ndarray, calendar: SessionCalendar, bar_ns: int, declared: tuple[str, str]) -> dict[tuple[str, str], np.ndarray]:
     """The usual clocks by which the bars keep the breaks, each with a sample of the bar starts that it gives; of clocks that give the same, the first."""

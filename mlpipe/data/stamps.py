@@ -489,7 +489,7 @@ def decide(column: pa.Array, where: str, row: int) -> tuple[str, str, bool]:
     if len(found) == 1: return *found[0], True
     readings = [read_text(column.cast(pa.string()), ORDERS[f])[0] for f, _ in found if f in ORDERS]
     if len(readings) == len(found) and all(np.array_equal(readings[0], r) for r in readings): return *found[0], False
-    raise ValueError(f"stamps must have one reading, got {' or '.join(f'{why} as {form}' for form, why in found)} ({where}, row {row}). Set the profile's stamps to one of them.")
+    raise ValueError(f"stamps must have one reading, got {' or '.join(f'{why} as {form}' for form, why in found)} ({where}, row {row}). Set profile.NAME.stamps to one of them and data.profile to NAME, a name of your own.")
 
 def blank(column: pa.Array) -> bool:
     """Whether a column holds nothing."""

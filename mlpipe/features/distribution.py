@@ -23,9 +23,10 @@ def moments(view: BarView, n: int) -> tuple[np.ndarray, np.ndarray]:
         r = view.returns
         m1, m2, m3, m4 = (rolling_mean(x, n) for x in (r, r * r, r * r * r, r * r * r * r))
         variance = rolling_variance(r, n)
-        third = m3 - 3 * m1 * m2 + 2 * m1 ** 3
-        fourth = m4 - 4 * m1 * m3 + 6 * m1 ** 2 * m2 - 3 * m1 ** 4
-        return ratio(third, variance ** 1.5), np.maximum(ratio(fourth, variance ** 2, empty=3.0), 1.0)
+        square = m1 * m1                                   # a power by an exponent costs tenfold what a product does
+        third = m3 - 3 * m1 * m2 + 2 * m1 * square
+        fourth = m4 - 4 * m1 * m3 + 6 * square * m2 - 3 * square * square
+        return ratio(third, variance * np.sqrt(variance)), np.maximum(ratio(fourth, variance * variance, empty=3.0), 1.0)
     return view.share(("moments", n), make)
 
 @feature("skew_{n}", family="distribution", category="ratio", inputs=("close",), warmup=lambda n: n + 1, over=(48, 240),

@@ -35,11 +35,26 @@ def rolling_mean(x: np.ndarray, n: int) -> np.ndarray:
     """Mean of the last `n` values."""
     return rolling_sum(x, n) / n
 
+@njit(cache=True, nogil=True)
 def rolling_variance(x: np.ndarray, n: int) -> np.ndarray:
     """Population variance of the last `n` values, 0 in a flat window. For values centred near zero, such as returns."""
-    square = rolling_mean(x * x, n)
-    variance = square - rolling_mean(x, n) ** 2
-    return np.where(variance > FLAT * square, variance, np.where(np.isnan(variance), np.nan, 0.0))
+    size, out, mean = x.size, np.full(x.size, np.nan), np.empty(n)
+    for start in range(0, size, n):                      # both sums of a block at once, as in `rolling_sum`
+        s, ss, stop = 0.0, 0.0, min(start + n, size)
+        for i in range(start, stop):
+            s, ss = s + x[i], ss + x[i] * x[i]
+            mean[i - start], out[i] = s, ss
+        s, ss = 0.0, 0.0
+        for i in range(start - 1, max(start - n, -1), -1):
+            s, ss = s + x[i], ss + x[i] * x[i]
+            mean[i + n - 1 - start] += s
+            if i + n - 1 < size: out[i + n - 1] += ss
+        for i in range(start, stop):
+            square, centre = out[i] / n, mean[i - start] / n
+            variance = square - centre * centre
+            out[i] = 0.0 if variance <= FLAT * square else variance      # NaN stays NaN
+    out[:n - 1] = np.nan
+    return out
 
 def rolling_std(x: np.ndarray, n: int) -> np.ndarray:
     """Population standard deviation of the last `n` values; see `rolling_variance`."""
@@ -50,10 +65,31 @@ def rolling_covariance(x: np.ndarray, y: np.ndarray, n: int) -> np.ndarray:
     """Population covariance of the last `n` pairs. For values centred near zero."""
     return rolling_mean(x * y, n) - rolling_mean(x, n) * rolling_mean(y, n)
 
+@njit(cache=True, nogil=True)
+def _grown(sums: tuple[float, float, float, float, float], x: float, y: float) -> tuple[float, float, float, float, float]:
+    return sums[0] + x, sums[1] + y, sums[2] + x * x, sums[3] + y * y, sums[4] + x * y
+
+@njit(cache=True, nogil=True)
 def rolling_correlation(x: np.ndarray, y: np.ndarray, n: int) -> np.ndarray:
-    """Pearson correlation of the last `n` pairs, in [-1, 1]; 0 where either side is flat."""
-    spread = np.sqrt(rolling_variance(x, n) * rolling_variance(y, n))
-    return np.clip(ratio(rolling_covariance(x, y, n), spread), -1.0, 1.0)
+    """Pearson correlation of the last `n` pairs, in [-1, 1]; 0 where either side is flat. For values centred near zero."""
+    size, out, block = x.size, np.full(x.size, np.nan), np.empty((5, n))
+    for start in range(0, size, n):                      # five sums of a block at once, as in `rolling_sum`
+        sums, stop = (0.0, 0.0, 0.0, 0.0, 0.0), min(start + n, size)
+        for i in range(start, stop):
+            sums, k = _grown(sums, x[i], y[i]), i - start
+            block[0, k], block[1, k], block[2, k], block[3, k], block[4, k] = sums
+        sums = (0.0, 0.0, 0.0, 0.0, 0.0)
+        for i in range(start - 1, max(start - n, -1), -1):
+            sums, k = _grown(sums, x[i], y[i]), i + n - 1 - start
+            for j in range(5): block[j, k] += sums[j]
+        for i in range(start, stop):
+            k = i - start
+            mx, my, xx, yy = block[0, k] / n, block[1, k] / n, block[2, k] / n, block[3, k] / n
+            vx, vy = xx - mx * mx, yy - my * my
+            spread = np.sqrt((0.0 if vx <= FLAT * xx else vx) * (0.0 if vy <= FLAT * yy else vy))
+            out[i] = 0.0 if spread == 0.0 else (block[4, k] / n - mx * my) / spread
+    out[:n - 1] = np.nan
+    return np.clip(out, -1.0, 1.0)
 
 # %% ../../nbs/features/rolling.ipynb #009606af
 def ratio(a: np.ndarray, b: np.ndarray, empty: float = 0.0) -> np.ndarray:
@@ -106,19 +142,36 @@ def rolling_line(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 # %% ../../nbs/features/rolling.ipynb #e516c2b9
 @njit(cache=True, nogil=True)
+def _places(x: np.ndarray, first: int, stop: int, low: np.ndarray, high: np.ndarray) -> tuple[int, int, int, int]:
+    """How many of x[first:stop] are below each of four bounds `low`, plus how many are not above each of four bounds `high`."""
+    a, b, c, d = 0, 0, 0, 0
+    low_a, low_b, low_c, low_d = low[0], low[1], low[2], low[3]
+    high_a, high_b, high_c, high_d = high[0], high[1], high[2], high[3]
+    for i in range(first, stop):
+        value = x[i]
+        a += (value < low_a) + (value <= high_a)
+        b += (value < low_b) + (value <= high_b)
+        c += (value < low_c) + (value <= high_c)
+        d += (value < low_d) + (value <= high_d)
+    return a, b, c, d
+
+@njit(cache=True, nogil=True)
 def rolling_rank(x: np.ndarray, n: int) -> np.ndarray:
     """Share of the other n-1 values of the window that lie below the last one, ties counted half: in [0, 1]. NaN in the first n-1 rows.
 
     Values within 1e-9 of each other are ties: rounding noise must not decide a rank.
     """
-    out = np.full(x.size, np.nan)
-    for t in range(n - 1, x.size):
-        low, high = x[t] - 1e-9 * abs(x[t]), x[t] + 1e-9 * abs(x[t])
-        below, upto = 0, 0
-        for i in range(t - n + 1, t):            # two comparisons a value: cheaper than keeping the window in order
-            below += x[i] < low
-            upto += x[i] <= high
-        out[t] = 0.5 * (below + upto) / (n - 1)
+    size, out = x.size, np.full(x.size, np.nan)
+    low, high = np.zeros(4), np.zeros(4)
+    for t in range(n - 1, size, 4):
+        rows, shared = min(4, size - t), t - n + 4       # the windows of rows t .. t+3 share the rows from `shared` to t-1
+        for j in range(rows): low[j], high[j] = x[t + j] - 1e-9 * abs(x[t + j]), x[t + j] + 1e-9 * abs(x[t + j])
+        places = _places(x, shared, t, low, high)
+        for j in range(rows):
+            place = places[j]
+            for i in range(t + j - n + 1, min(shared, t)): place += (x[i] < low[j]) + (x[i] <= high[j])
+            for i in range(max(t, t + j - n + 1), t + j): place += (x[i] < low[j]) + (x[i] <= high[j])
+            out[t + j] = 0.5 * place / (n - 1)
     return out
 
 # %% ../../nbs/features/rolling.ipynb #25cc0fe2

@@ -100,7 +100,7 @@ class Files:
     def clocks(self) -> pd.DataFrame:
         """The share of bars in the daily break by month, by stretch between clock changes and over all, for every usual clock."""
         ts, traded = self.stream.traded()
-        return clock_table(ts, traded.astype(np.float64), self.instrument.calendar, (self.zone, self.profile.stamping))
+        return clock_table(ts, traded, self.instrument.calendar, (self.zone, self.profile.stamping))
 
     def quarantine(self) -> pd.DataFrame:
         """The rows set aside."""
@@ -117,7 +117,7 @@ def check_clock(ts_ns: np.ndarray, traded: np.ndarray, instrument: Instrument, z
     ts_ns: int64 starts of the bars; traded: which of them have volume.
     """
     if trust: return {"proved": False, "zone": zone, "stamping": stamping, "reason": "not examined: data.trust_clock is set"}
-    try: return prove_clock(ts_ns, traded.astype(np.float64), instrument.calendar, zone, stamping)
+    try: return prove_clock(ts_ns, traded, instrument.calendar, zone, stamping)
     except ValueError as e: raise ValueError(f"{instrument.symbol}: {e}") from None
 
 # %% ../../nbs/stages/ingest.ipynb #7e48a93b

@@ -38,7 +38,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What the proofs found. `proofs`: proof, altered, times, features (caught), verdict; `violations`: one row per feature and alteration that changed
+    """What the proofs found. `proofs`: proof, altered, times, caught (features), verdict; `violations`: one row per feature and alteration that changed
     it (proof, how, feature, cut, row, expected, got); `features`: the columns examined; `bars`: rows of the data."""
     name: str
     proofs: pd.DataFrame
@@ -90,9 +90,9 @@ def report_of(name: str, found: list[Found], features: list[str], bars: int) -> 
     """The report of all proofs that were carried out; those of one name and alteration are taken together."""
     held = [f.violations for f in found if len(f.violations)]
     violations = pd.concat(held, ignore_index=True) if held else pd.DataFrame(columns=list(VIOLATION))
-    rows = pd.DataFrame([(f.proof, f.altered, f.times, set(f.violations["feature"])) for f in found], columns=["proof", "altered", "times", "features"])
-    proofs = rows.groupby(["proof", "altered"], sort=False, as_index=False).agg(times=("times", "sum"), features=("features", lambda s: len(set().union(*s))))
-    return LeakReport(name, proofs.assign(verdict=np.where(proofs["features"] > 0, "fail", "pass")), violations, tuple(features), bars)
+    rows = pd.DataFrame([(f.proof, f.altered, f.times, set(f.violations["feature"])) for f in found], columns=["proof", "altered", "times", "caught"])
+    proofs = rows.groupby(["proof", "altered"], sort=False, as_index=False).agg(times=("times", "sum"), caught=("caught", lambda s: len(set().union(*s))))
+    return LeakReport(name, proofs.assign(verdict=np.where(proofs["caught"] > 0, "fail", "pass")), violations, tuple(features), bars)
 
 # %% ../../nbs/validation/leakcheck.ipynb #e0ca7003
 SPANS = 4

@@ -65,14 +65,78 @@ def features_100k():
     return took, f"CPU-s per 100k bars ({len(engineer.catalogue())} features)", 0.5, False, "8.0 for 101 features"
 
 
+PEAK = """
+def peak_mb():      # a process that was forked starts with its parent's peak in ru_maxrss, but not there
+    import resource
+    from pathlib import Path
+    status = Path("/proc/self/status")
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024 if status.exists() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+"""
+
+MILLION = PEAK + """
+import json, time
+from mlpipe.features.engineer import FeatureEngineer
+from mlpipe.features.view import random_bars
+bars = random_bars(days=3800, start="2021-07-05")[:1_000_000]
+engineer = FeatureEngineer().fit(bars[:250_000])
+engineer.transform(bars[:5_000])
+took = []
+for _ in range(2):
+    start = time.process_time()
+    engineer.transform(bars)
+    took.append((time.process_time() - start) * 1e6 / len(bars))
+print(json.dumps({"cpu": min(took), "features": len(engineer.catalogue()), "peak_mb": peak_mb()}))
+"""
+
+
+def fresh(script, *args):
+    """What `script` prints as JSON, in a process of its own."""
+    import subprocess
+    done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True)
+    if done.returncode: sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def features_1m():
-    from mlpipe.features.engineer import FeatureEngineer
-    from mlpipe.features.view import random_bars
-    bars = random_bars(days=3800, start="2021-07-05")[:1_000_000]
-    engineer = FeatureEngineer().fit(bars[:250_000])
-    engineer.transform(bars[:5_000])
-    took = cpu(lambda: engineer.transform(bars), 1) * 1e6 / len(bars)
-    return took, f"CPU-s per 1M bars ({len(engineer.catalogue())} features)", 5.0, False, "80 for 101 features"
+    found = fresh(MILLION)
+    return found["cpu"], f"CPU-s per 1M bars ({found['features']} features); peak {found['peak_mb']:.0f} MB (bar 1,500)", 5.0, False, "80 for 101 features"
+
+
+INGEST = PEAK + """
+import json, sys, time
+from pathlib import Path
+from mlpipe.config import get_config, package_dir
+from mlpipe.pipeline.runner import PipelineRunner
+from mlpipe.pipeline.stage import get_stage
+root = Path(sys.argv[1])
+config = get_config("dev", package_dir() / "settings.ini", symbols="ES", data={"source": "files", "path": str(root / sys.argv[2])},
+                    execution={"runs_path": str(root / "runs")}, tracking={"backend": "none"})
+start = time.process_time()
+result = PipelineRunner(config, run_id=Path(sys.argv[2]).parent.name, stages={"ingest": get_stage("ingest")}).run(executor="serial", reports=False, quiet=True)
+assert result.ok, [o.error for o in result.failed]
+print(json.dumps({"cpu": time.process_time() - start, "peak_mb": peak_mb()}))
+"""
+
+
+def ingest_5m():
+    """The peak of a process that reads a csv of five million minutes, proves its clock and writes parquet; and of one that reads its first fifth."""
+    import pyarrow as pa
+    import pyarrow.csv as pcsv
+    from mlpipe.data.sessions import get_calendar
+    days, rng, left = get_calendar("CME_Equity").sessions("2005-01-03", "2024-12-31"), np.random.default_rng(1), 5_000_000
+    with tempfile.TemporaryDirectory() as root:
+        os.mkdir(f"{root}/whole"); os.mkdir(f"{root}/fifth")
+        with open(f"{root}/whole/ES.csv", "wb") as whole, open(f"{root}/fifth/ES.csv", "wb") as fifth:
+            for file in (whole, fifth): file.write(b"datetime,open,high,low,close,volume\n")
+            for k in range(0, len(days), 250):
+                ts = np.concatenate([np.arange(a, b, 60_000_000_000) for a, b in zip(days["open_ns"][k:k + 250], days["close_ns"][k:k + 250])])[:left]
+                text = pa.array(pd.to_datetime(ts, utc=True).strftime("%Y-%m-%dT%H:%M:%SZ").to_numpy(dtype=object), pa.string())
+                close = 5000 + 0.25 * rng.integers(0, 8, len(ts))
+                table = pa.table({"t": text, "o": close, "h": close + 0.25, "l": close - 0.25, "c": close, "v": rng.integers(1, 900, len(ts))})
+                for file in (whole, fifth) if left > 4_000_000 else (whole,): pcsv.write_csv(table, file, pcsv.WriteOptions(include_header=False, quoting_style="none"))
+                left -= len(ts)
+        small, found = fresh(INGEST, root, "fifth/ES.csv"), fresh(INGEST, root, "whole/ES.csv")
+    return found["peak_mb"], f"MB peak for a csv of 5M rows ({found['cpu']:.1f} CPU-s); {small['peak_mb']:.0f} MB for a fifth of it", 1000, False, "-"
 
 
 def resample_5m():
@@ -188,7 +252,7 @@ def runner():
     return cpu(work, 2) / len(names) * 1000, "CPU-ms per task", 5.0, False, "dask 1.7, pool 0.05"
 
 
-PREPARE = """
+PREPARE = PEAK + """
 import json, resource, sys
 from pathlib import Path
 from mlpipe.config import get_config, package_dir
@@ -201,23 +265,17 @@ config = get_config("dev", package_dir() / "settings.ini", symbols="MES,MGC", da
                     execution={"runs_path": str(root / sys.argv[2])}, tracking={"backend": "none"})
 result = PipelineRunner(config, run_id="prepare", stages=stages).run(executor="serial", reports=False, quiet=True)
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-status = Path("/proc/self/status")          # a process that was forked starts with its parent's peak in ru_maxrss, but not there
-peak = int(status.read_text().split("VmHWM:")[1].split()[0]) if status.exists() else used[0].ru_maxrss
-print(json.dumps({"cpu": sum(u.ru_utime + u.ru_stime for u in used), "peak_mb": peak / 1024,
+print(json.dumps({"cpu": sum(u.ru_utime + u.ru_stime for u in used), "peak_mb": peak_mb(),
                   "stages": {f"{r['symbol']}/{r['stage']}": round(r["seconds"], 2) for r in ArtifactManifest.load(result.run_dir).records}}))
 """
 
 
 def prepare_500k():
     """Ingest to report in a fresh process, imports and all; the first of two runs compiles what is not in numba's cache."""
-    import subprocess
     from mlpipe.data.synthetic import synthetic_market
     with tempfile.TemporaryDirectory() as root:
         for symbol, bars in synthetic_market(("MES", "MGC"), "2020-01-02", 364, 1).items(): bars.iloc[:500_000].to_parquet(f"{root}/{symbol}_1m.parquet")
-        for folder in ("first", "second"):
-            done = subprocess.run([sys.executable, "-c", PREPARE, root, folder], capture_output=True, text=True)
-            if done.returncode: sys.exit(done.stderr)
-        found = json.loads(done.stdout.splitlines()[-1])
+        for folder in ("first", "second"): found = fresh(PREPARE, root, folder)
     if "--stages" in sys.argv: print(found)
     return found["cpu"], f"CPU-s, two symbols of 500k minutes; peak {found['peak_mb']:.0f} MB (bar 900)", 8.0, False, "70.5 CPU-s, 2,857 MB"
 
@@ -233,7 +291,7 @@ def demo():
     return time.perf_counter() - started, "s for a second demo, everything reused", 2.0, False, "-"
 
 
-BENCHES = {f.__name__: f for f in (triple_barrier, features_100k, features_1m, resample_5m, read_csv, surface, search, uniqueness, purge, windows, backtest, runner,
+BENCHES = {f.__name__: f for f in (triple_barrier, features_100k, features_1m, resample_5m, read_csv, ingest_5m, surface, search, uniqueness, purge, windows, backtest, runner,
                                   prepare_500k, demo)}
 
 

@@ -237,7 +237,7 @@ readable("json with prices in an object", clock="open")(of_a_day(lambda t, d: pu
 # ---- headers
 
 for _k, _header in enumerate(("Date,Open,High,Low,Close,Volume", "Gmt time,Open,High,Low,Close,Volume", "open_time,o,h,l,c,v", "ts_event,open,high,low,close,volume",
-                              "timestamp,Open,High,Low,Last,Vol", "t,o,h,l,c,v", "Time,First,Max,Min,Settle,totalVolume", " DateTime , OPEN , HIGH , LOW , CLOSE , TICK_VOLUME ")):
+                              "timestamp,Open,High,Low,Last,Vol", "t,o,h,l,c,v", "Time,First,Max,Min,Settle,totalVolume", "Date/Time,Open Price,Hi,Lo,Close-Price,Vol.", " DateTime , OPEN , HIGH , LOW , CLOSE , TICK_VOLUME ")):
     readable(f"header {_header}")(lambda t, d, header=_header: put(d, "MES.csv", csv(t, header=header)))
 readable("date and time in two columns")(lambda t, d: put(d, "MES.csv", csv(t, [stamps(t, "%Y-%m-%d"), stamps(t, "%H:%M")], header="Date,Time,Open,High,Low,Close,Volume")))
 readable("date and time as digits")(lambda t, d: put(d, "MES.csv", csv(t, [stamps(t, "%Y%m%d"), stamps(t, "%H%M%S")], header="date,time,open,high,low,close,volume")))
