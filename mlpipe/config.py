@@ -208,8 +208,8 @@ class BacktestSettings(Section):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
 
 class TrackingSettings(Section):
-    backend: Literal["wandb", "none"] = "wandb"
-    mode: Literal["auto", "offline", "online"] = "auto"       # auto: offline unless WANDB_API_KEY is set
+    backend: Literal["wandb", "mlflow", "none"] = "wandb"      # mlflow: the extra of that name; a SQLite file in the run
+    mode: Literal["auto", "offline", "online"] = "auto"       # of wandb; auto: offline unless WANDB_API_KEY is set
     project: str = "mlpipe"
 
 class ExecutionSettings(Section):
