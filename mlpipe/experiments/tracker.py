@@ -64,7 +64,7 @@ def check_artifact_name(name: str) -> str:
         raise ValueError(f"an artifact's name must be 1 to 128 letters, digits, _ . or -, got {name!r} (tracking). Choose another.")
     return name
 
-# %% ../../nbs/experiments/tracker.ipynb #c10ab106
+# %% ../../nbs/experiments/tracker.ipynb #029555af
 def numbers(metrics: Mapping[str, Any], above: str = "") -> dict[str, float]:
     """Metrics as {name: float}; those of a nested mapping are named `outer/inner`. Raises ValueError for what is no number."""
     out: dict[str, float] = {}
@@ -73,7 +73,7 @@ def numbers(metrics: Mapping[str, Any], above: str = "") -> dict[str, float]:
         if isinstance(value, Mapping): out |= numbers(value, f"{name}/"); continue
         if not key or len(name) > 200 or name.startswith("_"):
             raise ValueError(f"a metric's name must be 1 to 200 characters and not begin with _, got {name!r} (tracking). Choose another.")
-        try: out[name] = float("a text" if isinstance(value, str) else value)
+        try: out[name] = float("a text" if isinstance(value, str) else value) + 0.0      # a zero has no sign in W&B's log
         except (TypeError, ValueError): raise ValueError(f"a metric must be a number, got {value!r} ({name}). Texts belong into the config or the summary.") from None
     return out
 
@@ -109,7 +109,7 @@ def last_values(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The last value of each metric of a history; None where it is NaN."""
     return plain_values({k: v for row in history for k, v in row.items() if k != "step"})
 
-# %% ../../nbs/experiments/tracker.ipynb #6f1972c2
+# %% ../../nbs/experiments/tracker.ipynb #a45615e6
 class BaseTracker:
     """The calls of an ExperimentTracker, checked and put into plain form; a backend fills in the methods with an underscore."""
 
@@ -118,7 +118,7 @@ class BaseTracker:
     def start_run(self, run_id: str, group: str = "", name: str = "", job_type: str = "", tags: Sequence[str] = (),
                   config: Mapping[str, Any] | None = None, folder: str | Path = ".", project: str = "mlpipe", mode: str = "auto") -> None:
         if self.run_id: raise RuntimeError(f"a tracker must hold one run at a time, got {run_id!r} while one is open. Call finish first.")
-        record = RunRecord(check_run_id(run_id), project, name or run_id, group, job_type, tuple(tags), plain_values(config or {}))
+        record = RunRecord(check_run_id(run_id), project, name or run_id, group, job_type, tuple(sorted(set(tags))), plain_values(config or {}))
         self.folder, self.step = Path(folder).resolve(), -1
         self._start(record, mode)
         self.run_id = run_id
