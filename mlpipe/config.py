@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ScalerName', 'ENVIRONMENTS', 'Section', 'split_names', 'RollSettings', 'DataSettings', 'SyntheticSettings',
            'CleanSettings', 'BarSettings', 'FeatureSettings', 'LabelSettings', 'SearchSettings', 'WeightSettings',
-           'SplitSettings', 'ScalingSettings', 'ValidationSettings', 'TrainingSettings', 'TuningSettings', 'TunedModel',
-           'EnsembleSettings', 'BacktestSettings', 'TrackingSettings', 'ExecutionSettings', 'PipelineConfig',
-           'config_problems', 'barriers_for', 'longest_horizon', 'tuned_config', 'tuning_trials', 'parse_value', 'nest',
-           'merge', 'package_dir', 'find_settings', 'read_settings', 'SettingsError', 'known_settings',
-           'settings_error', 'absolute_path', 'layered', 'check_settings', 'get_config', 'save_config', 'load_config']
+           'SplitSettings', 'ScalingSettings', 'ValidationSettings', 'TrainingSettings', 'EnsembleSettings',
+           'BacktestSettings', 'TrackingSettings', 'ExecutionSettings', 'TuningSettings', 'TunedModel',
+           'PipelineConfig', 'config_problems', 'barriers_for', 'longest_horizon', 'tuned_config', 'tuning_trials',
+           'parse_value', 'nest', 'merge', 'package_dir', 'find_settings', 'read_settings', 'SettingsError',
+           'known_settings', 'settings_error', 'absolute_path', 'layered', 'check_settings', 'get_config',
+           'save_config', 'load_config']
 
 # %% ../nbs/config.ipynb #66709556
 import configparser
@@ -196,22 +197,6 @@ class TrainingSettings(Section):
     accelerator: str = "cpu"
     threads: int = Field(default=1, ge=1)
 
-class TuningSettings(Section):
-    """How `mlpipe tune` searches for the options of a network."""
-    trials: int = Field(default=20, ge=1)
-    folds: int = Field(default=3, ge=1)                       # walk-forward folds inside the training span
-    val: float = Field(default=0.2, gt=0, lt=1)               # share of a fold's training rows that early stopping and the temperature see
-    pruner: Literal["median", "hyperband", "none"] = "median" # when a trial is given up before its last epoch
-    startup: int = Field(default=5, ge=1)                     # trials before the sampler and the pruner have enough to go by
-    space: dict[str, dict[str, Any]] = Field(default_factory=dict)  # network -> option -> a list, or {"low": .., "high": .., "log": true}
-
-class TunedModel(Section):
-    """What `mlpipe tune` found for one network on one symbol."""
-    options: dict[str, Any] = Field(default_factory=dict)     # laid over model.NAME
-    training: dict[str, float] = Field(default_factory=dict)  # laid over the section training
-    trials: int = Field(default=0, ge=0)                      # that were tried: they count in the deflated Sharpe ratio
-    run: str = ""                                             # that holds the study
-
 class EnsembleSettings(Section):
     method: Literal["soft", "hard", "weighted"] = "soft"
 
@@ -233,6 +218,23 @@ class ExecutionSettings(Section):
     workers: int = Field(default=2, ge=1)
     reports: bool = True                                      # run each task through papermill
     runs_path: str = "runs"                                   # relative to the project's root
+
+# %% ../nbs/config.ipynb #201732c3
+class TuningSettings(Section):
+    """How `mlpipe tune` searches for the options of a network."""
+    trials: int = Field(default=20, ge=1)
+    folds: int = Field(default=3, ge=1)                       # walk-forward folds inside the training span
+    val: float = Field(default=0.2, gt=0, lt=1)               # share of a fold's training rows that early stopping and the temperature see
+    pruner: Literal["median", "hyperband", "none"] = "median" # when a trial is given up before its last epoch
+    startup: int = Field(default=5, ge=1)                     # trials before the sampler and the pruner have enough to go by
+    space: dict[str, dict[str, Any]] = Field(default_factory=dict)  # network -> option -> a list, or {"low": .., "high": .., "log": true}
+
+class TunedModel(Section):
+    """What `mlpipe tune` found for one network on one symbol."""
+    options: dict[str, Any] = Field(default_factory=dict)     # laid over model.NAME
+    training: dict[str, float] = Field(default_factory=dict)  # laid over the section training
+    trials: int = Field(default=0, ge=0)                      # that were tried: they count in the deflated Sharpe ratio
+    run: str = ""                                             # that holds the study
 
 # %% ../nbs/config.ipynb #9bdbba77
 class PipelineConfig(Section):

@@ -6,8 +6,9 @@
 __all__ = ['training_span', 'bar_intervals', 'make_job', 'identity', 'tune_folder', 'put_aside', 'save_outcome', 'tune_run',
            'tuned_from', 'as_sets']
 
-# %% ../../nbs/pipeline/tune.ipynb #c50fced3
+# %% ../../nbs/pipeline/tune.ipynb #a30ef2ca
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -110,7 +111,7 @@ def tune_run(run_dir: Path, symbol: str, model: str, config: PipelineConfig, fre
         run_study(study, job, config.tuning.trials, told)
         return save_outcome(folder, run, study, job)
 
-# %% ../../nbs/pipeline/tune.ipynb #e1c6c8ef
+# %% ../../nbs/pipeline/tune.ipynb #a901b0f1
 def tuned_from(run_dir: Path, symbols: Iterable[str], taken: Iterable[str] = ()) -> dict[str, Any]:
     """The setting `tuned` for `symbols`, from the studies of a run: options, training settings and trials by symbol and network.
 
@@ -130,4 +131,4 @@ def tuned_from(run_dir: Path, symbols: Iterable[str], taken: Iterable[str] = ())
 def as_sets(best: dict[str, Any]) -> list[str]:
     """The result as `--set` options, for a run of this one network."""
     values = {**{f"model.{best['model']}.{k}": v for k, v in best["options"].items()}, **{f"training.{k}": v for k, v in best["training"].items()}}
-    return [f"--set {k}={json.dumps(v) if not isinstance(v, str) else v}" for k, v in values.items()]
+    return [f"--set {shlex.quote(f'{k}={v if isinstance(v, str) else json.dumps(v)}')}" for k, v in values.items()]
