@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'HEADER', 'FULL', 'FIRST', 'MIDDLE', 'LAST', 'resolve_mode', 'wandb_folders', 'quiet_settings', 'log_records',
-           'wait_written', 'WandbTracker', 'open_run', 'put', 'artifact_of', 'parse_run', 'own_keys', 'offline_logs',
-           'read_offline_run']
+           'records_from', 'wait_written', 'WandbTracker', 'open_run', 'put', 'artifact_of', 'parse_run', 'own_keys',
+           'offline_logs', 'read_offline_run']
 
 # %% ../../nbs/experiments/wandb_tracker.ipynb #0a53cd26
 import json
@@ -62,7 +62,11 @@ def log_records(raw: bytes) -> Iterator[bytes]:
     """The whole records of a W&B log (LevelDB log format), up to the end or the first damaged one. Raises ValueError for another file."""
     if raw[:4] != b":W&B":
         raise ValueError(f"a W&B log must start with ':W&B', got {raw[:4]!r}. Give a file run-<id>.wandb.")
-    at, parts = HEADER, b""
+    return records_from(raw, HEADER)
+
+def records_from(raw: bytes, at: int) -> Iterator[bytes]:
+    """The whole records of `raw` from `at` on, where a record's piece begins; the rest of one that began before is passed over."""
+    parts: list[bytes] = []
     while at + HEADER <= len(raw):
         room = BLOCK - at % BLOCK
         if room < HEADER:                       # too little left in the block for a header: padding
@@ -72,8 +76,9 @@ def log_records(raw: bytes) -> Iterator[bytes]:
         data = raw[at + HEADER:at + HEADER + size]
         if kind not in (FULL, FIRST, MIDDLE, LAST) or len(data) < size or zlib.crc32(bytes([kind]) + data) != crc: return
         at += HEADER + size
-        parts = data if kind in (FULL, FIRST) else parts + data
-        if kind in (FULL, LAST): yield parts
+        if kind == FULL: yield data
+        elif kind == FIRST or parts: parts = [data] if kind == FIRST else [*parts, data]
+        if kind == LAST and parts: yield b"".join(parts); parts = []
 
 # %% ../../nbs/experiments/wandb_tracker.ipynb #be942d0e
 def wait_written(log: Path, seconds: float = 15.0) -> bool:
@@ -82,9 +87,10 @@ def wait_written(log: Path, seconds: float = 15.0) -> bool:
     size, deadline = -1, time.monotonic() + seconds
     while time.monotonic() < deadline:
         if log.is_file() and log.stat().st_size != size:
-            raw = log.read_bytes()
-            size = len(raw)
-            last = list(log_records(raw))[-10:] if size >= HEADER else []
+            size = log.stat().st_size
+            start = max(size // BLOCK - 1, 0) * BLOCK
+            with open(log, "rb") as file: file.seek(start); raw = file.read()
+            last = list(records_from(raw, 0 if start else HEADER))[-10:]
             if any(pb.Record.FromString(data).WhichOneof("record_type") == "exit" for data in last): return True
         time.sleep(0.01)
     return False
