@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlpipe.config import TrackingSettings
+from mlpipe.config import PipelineConfig, TrackingSettings, merge
 from mlpipe.experiments.evidence import offline_runs, sync_run
 from mlpipe.experiments.tracker import get_tracker
 from mlpipe.experiments.wandb_tracker import read_offline_run
@@ -71,8 +72,10 @@ def test_a_run_reads_back_as_it_was_logged(backend, tmp_path):
 
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="the extra mlflow is not installed")
 def test_both_backends_give_the_same_record(tmp_path):
-    texts = [json.dumps(asdict(scenario(backend, tmp_path / backend)), sort_keys=True) for backend in ("wandb", "mlflow")]     # as texts: NaN is not equal to itself
-    assert texts[0] == texts[1]
+    told = lambda value: {k: told(v) for k, v in value.items()} if isinstance(value, dict) else [told(v) for v in value] if isinstance(value, list) else \
+        "NaN" if value != value else value                            # NaN is not equal to itself
+    wandb, mlflow = (told(asdict(scenario(backend, tmp_path / backend))) for backend in ("wandb", "mlflow"))
+    assert wandb == mlflow and "NaN" in str(wandb)
 
 
 CRASH = """
@@ -143,18 +146,21 @@ def test_the_offline_log_holds_the_training(small, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="the extra mlflow is not installed")
-def test_mlflow_through_spawned_workers(small, monkeypatch, tmp_path):
-    """Two trainings at once, each with a file of its own; one file for the run when it ends."""
+def test_mlflow_through_spawned_workers(finished, monkeypatch, tmp_path):
+    """Two trainings at once, each with a file of its own; one file for the run when it ends. Their data are reused from a finished run."""
     monkeypatch.chdir(tmp_path)
-    config = small(**{"tracking.backend": "mlflow", "symbols": "MES,MGC", "execution.executor": "process", "models": "logistic", "synthetic.days": 30})
-    runner = PipelineRunner(config, run_id="tracked")
-    result = runner.run(before=TaskId("ensemble", "MGC"))
+    shutil.copytree(finished.run_dir.parent, tmp_path / "runs", symlinks=True)
+    values = merge(finished.config.model_dump(mode="json"), {"tracking": {"backend": "mlflow"}, "models": ["logistic", "nlinear"], "symbols": ["MES", "MGC"],
+                                                             "execution": {"executor": "process", "runs_path": str(tmp_path / "runs")}})
+    runner = PipelineRunner(PipelineConfig.model_validate(values), run_id="tracked")
+    result = runner.run(before=TaskId("ensemble", "MES"))
     assert result.ok, [o.error for o in result.failed]
     from mlpipe.experiments.mlflow_tracker import database, open_client, read_mlflow_run
-    for symbol in [o.symbol for o in result.outcomes if o.stage == "train"]:
-        stored, logged = read_mlflow_run(runner.run_dir / symbol / "train/logistic/work"), pd.read_parquet(runner.run_dir / symbol / "train/logistic/out/history.parquet")
+    for model in ("logistic", "nlinear"):
+        folder = runner.run_dir / "MES/train" / model
+        stored, logged = read_mlflow_run(folder / "work"), pd.read_parquet(folder / "out/history.parquet")
         assert np.array_equal([v for _, v in stored.metric("val_loss")], logged["val_loss"]) and stored.exit_code == 0
     client = open_client(database(runner.run_dir / "tracking"))
     joined = client.search_runs([client.get_experiment_by_name("mlpipe").experiment_id])
-    assert {r.info.run_name for r in joined} >= {"MGC-logistic", "artifacts"}
+    assert {r.info.run_name for r in joined} >= {"MES-logistic", "MES-nlinear", "artifacts"}
     assert not [p for p in tmp_path.rglob("*mlflow*") if runner.run_dir not in p.parents], "tracker files outside of the run"
