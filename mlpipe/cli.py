@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'Symbols', 'Models', 'Data', 'Env', 'Start', 'End', 'Profile', 'TrustClock', 'Sets', 'Executor', 'Workers',
-           'Name', 'Reports', 'RunName', 'Commands', 'parse_sets', 'make_config', 'check_models', 'say', 'verdicts',
-           'handle', 'finish', 'execute', 'demo', 'run', 'plan', 'inspect', 'leakcheck', 'leakcheck_data', 'resume',
-           'stages_from', 'rerun', 'status', 'runs', 'compare', 'report', 'verify', 'gc', 'stages', 'models',
-           'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options', 'main']
+           'Name', 'Tuned', 'Reports', 'RunName', 'Commands', 'parse_sets', 'make_config', 'tuned_options',
+           'check_models', 'say', 'verdicts', 'handle', 'finish', 'execute', 'demo', 'run', 'plan', 'inspect',
+           'leakcheck', 'leakcheck_data', 'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report',
+           'verify', 'gc', 'stages', 'models', 'tuning_config', 'tune', 'sync', 'notebook_problem', 'kernel_problem',
+           'writable_problem', 'doctor', 'docs', 'options', 'main']
 
 # %% ../nbs/cli.ipynb #7d03bba0
 import os
@@ -49,6 +50,7 @@ Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Any
 Executor = Annotated[str, typer.Option(help="serial, or process (spawned workers).")]
 Workers = Annotated[int, typer.Option(help="Worker processes; 0: as the settings say.")]
 Name = Annotated[str, typer.Option(help="A label for the run, part of its id.")]
+Tuned = Annotated[str, typer.Option("--tuned", metavar="RUN", help="A run whose `mlpipe tune` results are taken, per symbol and network; their trials are counted.")]
 Reports = Annotated[bool, typer.Option("--reports/--no-reports", help="Execute each task's notebook, or call its function; the artifacts are the same.")]
 RunName = Annotated[str, typer.Argument(help="A run: its id, a part of it, a path, or `latest`.")]
 
@@ -65,16 +67,24 @@ def parse_sets(sets: list[str]) -> dict[str, Any]:
     return out
 
 def make_config(env: str = "", symbols: str = "", models: str = "", data: str = "", start: str = "", end: str = "", sets: list[str] | None = None,
-                executor: str = "", workers: int = 0, reports: bool = True, profile: str = "", trust_clock: bool = False) -> Any:
+                executor: str = "", workers: int = 0, reports: bool = True, profile: str = "", trust_clock: bool = False, tuned: str = "") -> Any:
     """The PipelineConfig that the options describe."""
     from mlpipe.config import get_config
+    from mlpipe.experiments.tracker import check_backend
     given = {"symbols": symbols, "models": models, "data.start": start, "data.end": end, "data.profile": profile, "data.trust_clock": trust_clock,
              "execution.executor": executor, "execution.workers": workers}
     over = {**parse_sets(sets or []), **{k: v for k, v in given.items() if v}, **({} if reports else {"execution.reports": False})}
     if data: over |= {"data.source": "files", "data.path": str(Path(data).expanduser().resolve())}
     config = get_config(env or None, **over)
     check_models(config.models)
-    return config
+    check_backend(config.tracking)
+    return get_config(env or None, **over, tuned=tuned_options(tuned, config.symbols, parse_sets(sets or []))) if tuned else config
+
+def tuned_options(run: str, symbols: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """What was tuned in `run` for `symbols`, but for what --set says otherwise."""
+    from mlpipe.pipeline.runs import find_run
+    from mlpipe.pipeline.tune import tuned_from
+    return tuned_from(find_run(run), symbols, given)
 
 def check_models(names: tuple[str, ...]) -> None:
     """Raises ValueError for a network that is not registered, before anything runs."""
@@ -136,14 +146,14 @@ def execute(runner: Any) -> Any:
 # %% ../nbs/cli.ipynb #e36b27ea
 @app.command()
 def demo(symbols: Symbols = "", models: Models = "", env: Env = "", sets: Sets = [], executor: Executor = "", workers: Workers = 0,
-         name: Name = "demo", reports: Reports = True) -> None:
+         name: Name = "demo", reports: Reports = True, tuned: Tuned = "") -> None:
     """The whole job on the embedded synthetic market; prints where the report is."""
     from mlpipe.pipeline.runner import PipelineRunner
-    config = make_config(env, symbols, models, sets=[*sets, "data.source=synthetic"], executor=executor, workers=workers, reports=reports)
+    config = make_config(env, symbols, models, sets=[*sets, "data.source=synthetic"], executor=executor, workers=workers, reports=reports, tuned=tuned)
     edge = config.synthetic.edge
     if edge:      # a planted edge is stronger than any honest feature: what would be presumed a leak elsewhere is let pass, unless --set says otherwise
         config = make_config(env, symbols, models, sets=["validation.max_auc=0.95", "validation.max_ic=0.9", *sets, "data.source=synthetic"],
-                             executor=executor, workers=workers, reports=reports)
+                             executor=executor, workers=workers, reports=reports, tuned=tuned)
     say(f"embedded market: {', '.join(config.symbols)}, {config.synthetic.days} sessions, "
         + (f"planted edge {edge:g}" if edge else "no edge: an honest verdict finds none (plant one: --set synthetic.edge=0.1 --set synthetic.days=200)"))
     result = execute(PipelineRunner(config, name=name))
@@ -151,10 +161,11 @@ def demo(symbols: Symbols = "", models: Models = "", env: Env = "", sets: Sets =
 
 @app.command()
 def run(symbols: Symbols = "", data: Data = "", models: Models = "", env: Env = "", start: Start = "", end: End = "", profile: Profile = "",
-        trust_clock: TrustClock = False, sets: Sets = [], executor: Executor = "", workers: Workers = 0, name: Name = "", reports: Reports = True) -> None:
+        trust_clock: TrustClock = False, sets: Sets = [], executor: Executor = "", workers: Workers = 0, name: Name = "", reports: Reports = True,
+        tuned: Tuned = "") -> None:
     """All stages on your bars."""
     from mlpipe.pipeline.runner import PipelineRunner
-    config = make_config(env, symbols, models, data, start, end, sets, executor, workers, reports, profile, trust_clock)
+    config = make_config(env, symbols, models, data, start, end, sets, executor, workers, reports, profile, trust_clock, tuned)
     if config.data.source == "synthetic":
         raise ValueError("data must be named, got none. Give --data DIR or set data.path in settings.ini; `mlpipe demo` runs on the embedded market.")
     execute(PipelineRunner(config, name=name))
@@ -162,12 +173,12 @@ def run(symbols: Symbols = "", data: Data = "", models: Models = "", env: Env = 
 # %% ../nbs/cli.ipynb #b2a1a90e
 @app.command()
 def plan(symbols: Symbols = "", data: Data = "", models: Models = "", env: Env = "", start: Start = "", end: End = "", profile: Profile = "",
-         trust_clock: TrustClock = False, sets: Sets = [], name: Name = "") -> None:
+         trust_clock: TrustClock = False, sets: Sets = [], name: Name = "", tuned: Tuned = "") -> None:
     """What would run and why; nothing is run."""
     from rich.console import Console
     from rich.table import Table
     from mlpipe.pipeline.runner import PipelineRunner
-    config = make_config(env, symbols, models, data, start, end, sets, profile=profile, trust_clock=trust_clock)
+    config = make_config(env, symbols, models, data, start, end, sets, profile=profile, trust_clock=trust_clock, tuned=tuned)
     items = PipelineRunner(config, name=name).plan()
     table = Table("task", "action", "why", box=None, pad_edge=False)
     for item in items: table.add_row(str(item.task), item.action, item.reason, style="cyan" if item.action == "reuse" else None)
@@ -328,6 +339,63 @@ def models() -> None:
     from mlpipe.models.registry import ModelRegistry
     for name in ModelRegistry.names(): say(name)
 
+# %% ../nbs/cli.ipynb #00f6f820
+def tuning_config(config: Any, trials: int, sets: list[str]) -> Any:
+    """A run's configuration with other `tuning`, `training` or `model` settings. Raises ValueError for one of another section."""
+    from pydantic import ValidationError
+    from mlpipe.config import PipelineConfig, merge, nest, settings_error
+    given = parse_sets(sets) | ({"tuning.trials": trials} if trials else {})
+    for key in given:
+        if key.split(".")[0] not in ("tuning", "training", "model"):
+            raise ValueError(f"--set of tune must be of tuning, training or model, got {key}. The run's data are made already: tune a run that was made with it.")
+    try: return PipelineConfig.model_validate(merge(config.model_dump(mode="json"), nest(given)))
+    except ValidationError as e: raise settings_error(e, "given") from None
+
+@app.command()
+def tune(run: RunName = "latest", models: Annotated[str, typer.Option("--model", "--models", help="Comma-separated networks; the run's own by default.")] = "", symbols: Symbols = "",
+         trials: Annotated[int, typer.Option(min=0, help="Trials in all; 0: tuning.trials of the settings.")] = 0, sets: Sets = [],
+         fresh: Annotated[bool, typer.Option("--fresh", help="Put the study so far aside and begin anew; its trials stay counted.")] = False) -> None:
+    """Searches a network's options, learning rate and weight decay on purged folds of a run's training span."""
+    from mlpipe.pipeline.runs import Run, find_run
+    from mlpipe.pipeline.tune import as_sets, tune_folder, tune_run
+    from mlpipe.tuning.study import need_optuna
+    need_optuna()
+    folder = find_run(run)
+    config = tuning_config(Run(folder).config, trials, sets)
+    chosen = (tuple(models.split(",")) if models else config.models, tuple(symbols.split(",")) if symbols else config.symbols)
+    check_models(chosen[0])
+    for symbol in chosen[1]:
+        for model in chosen[0]:
+            def told(trial: Any) -> None:
+                value = f"{trial.value:+.5f} nats" if trial.state.name == "COMPLETE" else "pruned"
+                say(f"{symbol} {model}, trial {trial.number}: {value}" + (f" ({trial.user_attrs['problem']})" if "problem" in trial.user_attrs else ""))
+            best = tune_run(folder, symbol, model, config, fresh, told)
+            say(f"{symbol} {model}: best of {best['trials']} trials {best['skill']:+.5f} nats over the prior on {best['folds']} held-out folds (trial {best['number']}); "
+                f"as set {best['start']['skill']:+.5f}")
+            say(f"  {tune_folder(folder, symbol, model)}\n  by hand: {' '.join(as_sets(best))}")
+    say(f"take them, trials counted: mlpipe run ... --tuned {handle(folder)}")
+
+# %% ../nbs/cli.ipynb #c7b016fb
+@app.command()
+def sync(run: RunName = "latest", dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be uploaded; needs no key.")] = False,
+         unfinished: Annotated[bool, typer.Option("--unfinished", help="Also logs without an end, of trainings that were killed.")] = False,
+         seconds: Annotated[float, typer.Option(min=1, help="How long one log may take.")] = 600) -> None:
+    """Uploads the W&B logs that a run wrote offline; those that are there already stay."""
+    from mlpipe.experiments.evidence import offline_runs, sync_run
+    from mlpipe.pipeline.runs import find_run
+    folder = find_run(run)
+    found = offline_runs(folder)
+    wanted = lambda r: r.state == "ready" or r.state == "unfinished" and unfinished
+    if dry_run:
+        for r in found: say(f"{'would upload' if wanted(r) else r.state:<13} {r.name}, {r.rows} rows: {r.log.parent.relative_to(folder)}")
+        say(f"{sum(map(wanted, found))} of {len(found)} offline W&B runs would be uploaded")
+        return
+    done = sync_run(folder, unfinished, seconds, tell=lambda r, problem: say(f"{r.name}: {problem or 'uploaded'}", error=bool(problem)))
+    failed = sum(bool(problem) for _, problem in done)
+    left = sum(r.state == "unfinished" for r in found) if not unfinished else 0
+    say(f"{len(done) - failed} uploaded, {failed} failed, {sum(r.state == 'uploaded' for r in found)} were there already" + (f", {left} unfinished (--unfinished)" if left else ""))
+    if failed: raise typer.Exit(1)
+
 # %% ../nbs/cli.ipynb #d33365d3
 def notebook_problem() -> str:
     """What is wrong with the packaged stage notebooks; empty when each has a Run section and tagged parameters."""
@@ -378,6 +446,7 @@ def doctor() -> None:
     line("python", platform.python_version(), "" if sys.version_info >= (3, 11) else "3.11 or newer is needed")
     for name in ("numpy", "pandas", "numba", "TA-Lib", "torch", "lightning", "papermill", "wandb"):
         line(name, has(name), "" if has(name) else f"not installed: pip install {name}")
+    for name, extra in (("mlflow", "mlflow"), ("optuna", "tune")): line(name, has(name) or f'not installed; optional: pip install "mlpipe[{extra}]"')
     line("kernel", "python3", kernel_problem())
     line("stage notebooks", "with Run sections and tags", notebook_problem())
     line("runs folder", "writable", writable_problem())

@@ -7,9 +7,10 @@ __all__ = ['ScalerName', 'EnsembleMethod', 'LEARNING_METHODS', 'ENVIRONMENTS', '
            'DataSettings', 'SyntheticSettings', 'CleanSettings', 'BarSettings', 'FeatureSettings', 'LabelSettings',
            'SearchSettings', 'WeightSettings', 'SplitSettings', 'ScalingSettings', 'ValidationSettings',
            'TrainingSettings', 'BacktestSettings', 'TrackingSettings', 'ExecutionSettings', 'EnsembleSettings',
-           'PipelineConfig', 'config_problems', 'barriers_for', 'longest_horizon', 'parse_value', 'nest', 'merge',
-           'package_dir', 'find_settings', 'read_settings', 'SettingsError', 'known_settings', 'settings_error',
-           'absolute_path', 'layered', 'check_settings', 'get_config', 'save_config', 'load_config']
+           'TuningSettings', 'TunedModel', 'PipelineConfig', 'config_problems', 'barriers_for', 'longest_horizon',
+           'tuned_config', 'tuning_trials', 'parse_value', 'nest', 'merge', 'package_dir', 'find_settings',
+           'read_settings', 'SettingsError', 'known_settings', 'settings_error', 'absolute_path', 'layered',
+           'check_settings', 'get_config', 'save_config', 'load_config']
 
 # %% ../nbs/config.ipynb #66709556
 import configparser
@@ -213,8 +214,8 @@ class BacktestSettings(Section):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
 
 class TrackingSettings(Section):
-    backend: Literal["wandb", "none"] = "wandb"
-    mode: Literal["auto", "offline", "online"] = "auto"       # auto: offline unless WANDB_API_KEY is set
+    backend: Literal["wandb", "mlflow", "none"] = "wandb"      # mlflow: the extra of that name; a SQLite file in the run
+    mode: Literal["auto", "offline", "online"] = "auto"       # of wandb; auto: offline unless WANDB_API_KEY is set
     project: str = "mlpipe"
 
 class ExecutionSettings(Section):
@@ -255,6 +256,23 @@ class EnsembleSettings(Section):
         """The judged method and the others, each once."""
         return tuple(dict.fromkeys((self.method, *self.methods)))
 
+# %% ../nbs/config.ipynb #201732c3
+class TuningSettings(Section):
+    """How `mlpipe tune` searches for the options of a network."""
+    trials: int = Field(default=20, ge=1)
+    folds: int = Field(default=3, ge=1)                       # walk-forward folds inside the training span
+    val: float = Field(default=0.2, gt=0, lt=1)               # share of a fold's training rows that early stopping and the temperature see
+    pruner: Literal["median", "hyperband", "none"] = "median" # when a trial is given up before its last epoch
+    startup: int = Field(default=5, ge=1)                     # trials before the sampler and the pruner have enough to go by
+    space: dict[str, dict[str, Any]] = Field(default_factory=dict)  # network -> option -> a list, or {"low": .., "high": .., "log": true}
+
+class TunedModel(Section):
+    """What `mlpipe tune` found for one network on one symbol."""
+    options: dict[str, Any] = Field(default_factory=dict)     # laid over model.NAME
+    training: dict[str, float] = Field(default_factory=dict)  # laid over the section training
+    trials: int = Field(default=0, ge=0)                      # that were tried: they count in the deflated Sharpe ratio
+    run: str = ""                                             # that holds the study
+
 # %% ../nbs/config.ipynb #9bdbba77
 class PipelineConfig(Section):
     """Everything the pipeline can be told. Frozen; equal configs have equal JSON."""
@@ -277,6 +295,8 @@ class PipelineConfig(Section):
     validation: ValidationSettings = ValidationSettings()
     training: TrainingSettings = TrainingSettings()
     model: dict[str, dict[str, Any]] = Field(default_factory=dict)  # options of each network: model.lstm.hidden_size
+    tuning: TuningSettings = TuningSettings()
+    tuned: dict[str, dict[str, TunedModel]] = Field(default_factory=dict)  # symbol -> network -> what `mlpipe tune` found; --tuned RUN fills it
     ensemble: EnsembleSettings = EnsembleSettings()
     backtest: BacktestSettings = BacktestSettings()
     tracking: TrackingSettings = TrackingSettings()
@@ -329,6 +349,19 @@ def longest_horizon(config: PipelineConfig) -> int:
     """Bars that the longest label of this configuration can last."""
     fixed = max(barriers_for(config, s).max_bars for s in config.symbols)
     return max(fixed, config.search.bars_max) if config.search.enabled else fixed
+
+# %% ../nbs/config.ipynb #dd27a019
+def tuned_config(config: PipelineConfig, symbol: str, model: str) -> PipelineConfig:
+    """`config` as the task of `symbol` and `model` reads it: with what was tuned for it. Raises SettingsError where that is invalid."""
+    found = config.tuned.get(symbol, {}).get(model)
+    if found is None: return config
+    try: training = TrainingSettings.model_validate({**config.training.model_dump(), **found.training})
+    except ValidationError as e: raise settings_error(e, f"tuned.{symbol}.{model}") from None
+    return config.model_copy(update={"training": training, "model": {**config.model, model: {**config.model.get(model, {}), **found.options}}})
+
+def tuning_trials(tuned: Mapping[str, Mapping[str, TunedModel]], symbol: str) -> int:
+    """Trials that were spent on the networks of `symbol` before the run: part of what the deflated Sharpe ratio counts."""
+    return sum(found.trials for found in tuned.get(symbol, {}).values())
 
 # %% ../nbs/config.ipynb #b125964d
 def parse_value(text: str) -> Any:

@@ -4,23 +4,21 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'HEADER', 'FULL', 'FIRST', 'MIDDLE', 'LAST', 'resolve_mode', 'wandb_folders', 'quiet_settings', 'log_records',
-           'wait_written', 'WandbTracker', 'open_run', 'put', 'artifact_of', 'parse_run', 'own_keys', 'offline_logs',
-           'read_offline_run', 'log_run_artifacts']
+           'records_from', 'wait_written', 'WandbTracker', 'open_run', 'put', 'artifact_of', 'parse_run', 'own_keys',
+           'offline_logs', 'read_offline_run']
 
 # %% ../../nbs/experiments/wandb_tracker.ipynb #0a53cd26
 import json
-import re
 import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..config import TrackingSettings
-from .tracker import ExperimentTracker, RunRecord, artifact_files, check_run_id, get_tracker
+from .tracker import BaseTracker, RunRecord, last_values
 
 # %% ../../nbs/experiments/wandb_tracker.ipynb #473622fe
 def resolve_mode(mode: str, environment: Mapping[str, str]) -> str:
@@ -64,7 +62,11 @@ def log_records(raw: bytes) -> Iterator[bytes]:
     """The whole records of a W&B log (LevelDB log format), up to the end or the first damaged one. Raises ValueError for another file."""
     if raw[:4] != b":W&B":
         raise ValueError(f"a W&B log must start with ':W&B', got {raw[:4]!r}. Give a file run-<id>.wandb.")
-    at, parts = HEADER, b""
+    return records_from(raw, HEADER)
+
+def records_from(raw: bytes, at: int) -> Iterator[bytes]:
+    """The whole records of `raw` from `at` on, where a record's piece begins; the rest of one that began before is passed over."""
+    parts: list[bytes] = []
     while at + HEADER <= len(raw):
         room = BLOCK - at % BLOCK
         if room < HEADER:                       # too little left in the block for a header: padding
@@ -74,8 +76,9 @@ def log_records(raw: bytes) -> Iterator[bytes]:
         data = raw[at + HEADER:at + HEADER + size]
         if kind not in (FULL, FIRST, MIDDLE, LAST) or len(data) < size or zlib.crc32(bytes([kind]) + data) != crc: return
         at += HEADER + size
-        parts = data if kind in (FULL, FIRST) else parts + data
-        if kind in (FULL, LAST): yield parts
+        if kind == FULL: yield data
+        elif kind == FIRST or parts: parts = [data] if kind == FIRST else [*parts, data]
+        if kind == LAST and parts: yield b"".join(parts); parts = []
 
 # %% ../../nbs/experiments/wandb_tracker.ipynb #be942d0e
 def wait_written(log: Path, seconds: float = 15.0) -> bool:
@@ -84,57 +87,45 @@ def wait_written(log: Path, seconds: float = 15.0) -> bool:
     size, deadline = -1, time.monotonic() + seconds
     while time.monotonic() < deadline:
         if log.is_file() and log.stat().st_size != size:
-            raw = log.read_bytes()
-            size = len(raw)
-            last = list(log_records(raw))[-10:] if size >= HEADER else []
+            size = log.stat().st_size
+            start = max(size // BLOCK - 1, 0) * BLOCK
+            with open(log, "rb") as file: file.seek(start); raw = file.read()
+            last = list(records_from(raw, 0 if start else HEADER))[-10:]
             if any(pb.Record.FromString(data).WhichOneof("record_type") == "exit" for data in last): return True
         time.sleep(0.01)
     return False
 
 # %% ../../nbs/experiments/wandb_tracker.ipynb #8f846839
-class WandbTracker:
-    """An ExperimentTracker that writes W&B runs, offline unless a key is set."""
+class WandbTracker(BaseTracker):
+    """An ExperimentTracker that writes W&B runs, offline unless a key is set. `written`: whether the last finished run's log is whole on disk."""
 
     def __init__(self) -> None:
-        self.run: Any = None
-        self.mode = ""          # "offline" or "online", once started
-        self.folder = Path(".")
-        self.written = False    # whether the last finished run's log is whole on disk
+        super().__init__()
+        self.run, self.log_file, self.written = None, Path("."), False
 
-    def start_run(self, run_id: str, group: str = "", name: str = "", job_type: str = "", tags: Sequence[str] = (),
-                  config: Mapping[str, Any] | None = None, folder: str | Path = ".", project: str = "mlpipe", mode: str = "auto") -> None:
-        if self.run is not None:
-            raise RuntimeError(f"a tracker must hold one run at a time, got {run_id!r} while one is open. Call finish first.")
-        self.folder, self.mode = Path(folder).resolve(), resolve_mode(mode, os.environ)
+    def _start(self, record: RunRecord, mode: str) -> None:
+        self.mode = resolve_mode(mode, os.environ)
         self.folder.mkdir(parents=True, exist_ok=True)
-        what = dict(id=check_run_id(run_id), project=project, group=group or None, name=name or run_id, job_type=job_type or None,
-                    tags=list(tags), config=dict(config or {}), dir=str(self.folder))
+        what = dict(id=record.run_id, project=record.project, group=record.group or None, name=record.name, job_type=record.job_type or None,
+                    tags=list(record.tags), config=record.config, dir=str(self.folder))
         self.run, self.mode = open_run(self.folder, self.mode, what)
+        self.log_file = Path(self.run.settings.sync_file)
 
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._open().log(dict(metrics), step=step)
+    def _log(self, row: dict[str, float], step: int) -> None: self.run.log(row, step=step)
+    def _summary(self, values: dict[str, Any]) -> None: self.run.summary.update(values)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        self._open().summary.update(dict(values))
-
-    def artifact(self, path: str | Path | Mapping[str, str | Path], name: str, kind: str, aliases: Sequence[str] = ()) -> None:
+    def _artifact(self, files: dict[str, Path], name: str, kind: str, aliases: list[str]) -> None:
         import wandb
-        run, files = self._open(), artifact_files(path)
         with wandb_folders(self.folder):
             item = wandb.Artifact(name, kind)
             for inside, file in files.items(): item.add_file(str(file), name=inside)
-            run.log_artifact(item, aliases=list(aliases) or None)
+            self.run.log_artifact(item, aliases=aliases)
 
-    def finish(self, status: str = "done") -> None:
-        if self.run is None: return
-        log = Path(self.run.settings.sync_file)
-        with wandb_folders(self.folder): self.run.finish(exit_code=0 if status == "done" else 1)
-        self.written = self.mode == "online" or wait_written(log)
-        self.run = None
+    def _finish(self, exit_code: int) -> None:
+        with wandb_folders(self.folder): self.run.finish(exit_code=exit_code)
+        self.written = self.mode == "online" or wait_written(self.log_file)
 
-    def _open(self) -> Any:
-        if self.run is None: raise RuntimeError("a tracker must be started before it is used, got no open run. Call start_run first.")
-        return self.run
+    def read_back(self) -> RunRecord: return parse_run(self.log_file.read_bytes())
 
 # %% ../../nbs/experiments/wandb_tracker.ipynb #bf00499b
 def open_run(folder: Path, mode: str, what: Mapping[str, Any]) -> tuple[Any, str]:
@@ -179,7 +170,7 @@ def parse_run(raw: bytes) -> RunRecord:
             put(row, record.history.item)
             history.append({"step": row.pop("_step", record.history.step.num), **dict(sorted(own_keys(row).items()))})
     return RunRecord(run.run_id, run.project, run.display_name, run.run_group, run.job_type, tuple(run.tags),
-                     own_keys(config), history, own_keys(summary), artifacts, exit_code)
+                     own_keys(config), history, last_values(history) | own_keys(summary), artifacts, exit_code)
 
 def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` without the keys that W&B adds for itself."""
@@ -195,20 +186,3 @@ def read_offline_run(folder: str | Path) -> RunRecord:
     logs = [Path(folder)] if Path(folder).is_file() else offline_logs(folder)
     if not logs: raise ValueError(f"a tracked run's folder must hold a W&B log, got none ({Path(folder).name}). Was tracking.backend none?")
     return parse_run(logs[-1].read_bytes())
-
-# %% ../../nbs/experiments/wandb_tracker.ipynb #2ff75411
-def log_run_artifacts(run_dir: str | Path, run_id: str, settings: TrackingSettings | None = None) -> ExperimentTracker:
-    """Logs `manifest.json` and every executed notebook below `run_dir` as artifacts of one tracked run; returns its (finished) tracker."""
-    run_dir, settings = Path(run_dir), settings or TrackingSettings()
-    notebooks = {p.relative_to(run_dir).as_posix(): p for p in run_dir.rglob("executed.ipynb")}
-    tracker = get_tracker(settings)
-    tracker.start_run(check_run_id(f"{run_id}-artifacts"), group=run_id, name="artifacts", job_type="artifacts",
-                      folder=run_dir / "tracking", project=settings.project, mode=settings.mode)
-    try:
-        label = re.sub(r"[^A-Za-z0-9_.-]", "-", run_id)              # what W&B allows in an artifact's name
-        if (run_dir / "manifest.json").is_file(): tracker.artifact(run_dir / "manifest.json", f"manifest-{label}", "manifest")
-        if notebooks: tracker.artifact(notebooks, f"notebooks-{label}", "notebooks")
-        tracker.summary({"notebooks": len(notebooks)})
-    except BaseException: tracker.finish("failed"); raise
-    tracker.finish()
-    return tracker

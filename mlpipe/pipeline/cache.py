@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
 from .. import STARTED
-from ..config import PipelineConfig
+from ..config import PipelineConfig, tuned_config
 from ..instruments import get_instrument
 from .manifest import SCHEMA, outputs_problem, read_record, sha256_file, sha256_json, write_json
 from .stage import SettingsView, Stage, TaskId
@@ -140,7 +140,7 @@ def external_digest(file: Path, store: Path | None = None) -> str:
     return digest
 
 # %% ../../nbs/pipeline/cache.ipynb #be704bf3
-BY_SYMBOL = ("data.files", "data.profiles", "data.rolls", "data.contract", "labels.horizons")    # maps of which a symbol's task sees its own entry
+BY_SYMBOL = ("data.files", "data.profiles", "data.rolls", "data.contract", "labels.horizons", "tuned")    # maps of which a symbol's task sees its own entry
 
 def setting_values(config: PipelineConfig, names: Iterable[str]) -> dict[str, Any]:
     """Dotted setting -> value, for every setting under the declared `names`."""
@@ -168,7 +168,7 @@ def stage_code(stage: Stage, model: str = "", store: Path | None = None) -> dict
 def own_settings(values: Mapping[str, Any], task: TaskId) -> dict[str, Any]:
     """`values` without what concerns other symbols and other networks only."""
     def foreign(key: str) -> bool:
-        by_symbol = any(key.startswith(f"{m}.") and key != f"{m}.{task.symbol}" for m in BY_SYMBOL)
+        by_symbol = any(key.startswith(f"{m}.") and not f"{key}.".startswith(f"{m}.{task.symbol}.") for m in BY_SYMBOL)
         return bool(task.symbol) and by_symbol or bool(task.model) and key.startswith("model.") and not key.startswith(f"model.{task.model}.")
     return {k: v for k, v in values.items() if v != {} and not foreign(k)}
 
@@ -180,6 +180,7 @@ def short_names(files: Sequence[Path]) -> dict[str, Path]:
 
 def key_parts(stage: Stage, config: PipelineConfig, task: TaskId, inputs: Mapping[str, str], store: Path | None = None) -> dict:
     """Everything the task's result depends on. inputs: "MES/clean/bars.parquet" -> sha256, as its predecessors recorded them."""
+    config = tuned_config(config, task.symbol, task.model)
     settings = own_settings(setting_values(config, stage.settings), task)
     files = stage.external(SettingsView(config, stage.settings, stage.name), task.symbol) if stage.external else []
     instrument = get_instrument(task.symbol, config.instruments).model_dump(mode="json") if task.symbol else {}

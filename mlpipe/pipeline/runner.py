@@ -344,7 +344,7 @@ def close_run(runner: Planner, outcomes: dict[TaskId, Outcome], tell: Callable[[
     write_run_report(runner.run_dir)
     trained = any(o.status == "ran" and runner.stages[o.task.stage].per == "model" for o in outcomes.values())
     if runner.config.tracking.backend == "none" or not trained: return
-    from mlpipe.experiments.wandb_tracker import log_run_artifacts
+    from mlpipe.experiments.evidence import log_run_artifacts
     try: log_run_artifacts(runner.run_dir, runner.run_dir.name, runner.config.tracking)
     except Exception as error: tell({"event": "note", "message": f"the tracker did not take the notebooks: {type(error).__name__}: {error}"})
 

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Callable, Iterable, Literal, Mapping, NamedTuple
 
-from ..config import BarrierParams, PipelineConfig, SettingsError, barriers_for
+from ..config import BarrierParams, PipelineConfig, SettingsError, barriers_for, tuned_config
 from ..instruments import Instrument, get_instrument
 
 # %% ../../nbs/pipeline/stage.ipynb #a002da05
@@ -113,7 +113,7 @@ class TaskFacts:
                  skipped: Iterable[str] = (), emit: Callable[[dict], None] = lambda event: None):
         self.stage, self.config_, self.run_dir, self.symbol, self.model = stage, config, Path(run_dir), symbol, model
         self.id = TaskId(stage.name, symbol, model)
-        self.settings = SettingsView(config, stage.settings, stage.name)
+        self.settings = SettingsView(tuned_config(config, symbol, model), stage.settings, stage.name)
         self.out = Path(out) if out else self.run_dir / self.id.folder() / "out"
         self.reads: list[str] = []
         self.key = ""

@@ -226,6 +226,42 @@ def windows():
     return len(data) / cpu(work) / 1e6, "M windows per CPU-s, 60 x 32, batch 256", 3.0, True, "stock DataLoader 0.24"
 
 
+def tracking():
+    """What a tracker adds to a training step that logs three metrics every time, the dearer of W&B and MLflow; writes of rows that waited and the end of the run are in it.
+
+    The step is that of the default LSTM on 60 x 32 windows, batch 256. W&B's helper process is counted, too.
+    """
+    import resource
+    from importlib.util import find_spec
+    import torch
+    from mlpipe.config import TrackingSettings
+    from mlpipe.experiments.tracker import get_tracker
+    from mlpipe.models.registry import ModelRegistry
+    torch.set_num_threads(1)
+    model = ModelRegistry.get("lstm", n_features=32, sequence_length=60)
+    optimizer = torch.optim.AdamW(model.parameters())
+    x, y = torch.randn(256, 60, 32), torch.randint(0, 3, (256,))
+    def step():
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step(); optimizer.zero_grad()
+    used = lambda: sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    took, costs, n = cpu(step, 20), {}, 20_000
+    for backend in ("wandb", "mlflow"):
+        if find_spec(backend) is None: continue
+        def logged(rows):
+            with tempfile.TemporaryDirectory() as folder:
+                tracker = get_tracker(TrackingSettings(backend=backend, mode="offline"))
+                tracker.start_run("bench", folder=folder)
+                started = used()
+                for k in range(rows): tracker.log({"loss": k / 7, "skill": k / 3, "learning_rate": 1e-3}, step=k)
+                tracker.finish()
+                return used() - started
+        logged(10)
+        costs[backend] = logged(n) / n
+    told = ", ".join(f"{k} {1e6 * v:.0f}" for k, v in costs.items())
+    return 100 * max(costs.values()) / took, f"% of a step of {1e3 * took:.1f} CPU-ms; us a row: {told}", 1.0, False, "W&B 60-290, MLflow's log_metric 2,350 us"
+
+
 def backtest():
     from mlpipe.backtest.trades import Costs, simulate
     from mlpipe.instruments import BarrierParams, get_instrument
@@ -291,7 +327,7 @@ def demo():
     return time.perf_counter() - started, "s for a second demo, everything reused", 2.0, False, "-"
 
 
-BENCHES = {f.__name__: f for f in (triple_barrier, features_100k, features_1m, resample_5m, read_csv, ingest_5m, surface, search, uniqueness, purge, windows, backtest, runner,
+BENCHES = {f.__name__: f for f in (triple_barrier, features_100k, features_1m, resample_5m, read_csv, ingest_5m, surface, search, uniqueness, purge, windows, tracking, backtest, runner,
                                   prepare_500k, demo)}
 
 
