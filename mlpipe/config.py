@@ -6,10 +6,10 @@
 __all__ = ['ScalerName', 'ENVIRONMENTS', 'Section', 'split_names', 'RollSettings', 'DataSettings', 'SyntheticSettings',
            'CleanSettings', 'BarSettings', 'FeatureSettings', 'LabelSettings', 'SearchSettings', 'WeightSettings',
            'SplitSettings', 'ScalingSettings', 'ValidationSettings', 'TrainingSettings', 'EnsembleSettings',
-           'BacktestSettings', 'TrackingSettings', 'ExecutionSettings', 'PipelineConfig', 'config_problems',
-           'barriers_for', 'longest_horizon', 'parse_value', 'nest', 'merge', 'package_dir', 'find_settings',
-           'read_settings', 'SettingsError', 'known_settings', 'settings_error', 'absolute_path', 'layered',
-           'check_settings', 'get_config', 'save_config', 'load_config']
+           'BacktestSettings', 'NullSettings', 'TrackingSettings', 'ExecutionSettings', 'PipelineConfig',
+           'config_problems', 'barriers_for', 'longest_horizon', 'parse_value', 'nest', 'merge', 'package_dir',
+           'find_settings', 'read_settings', 'SettingsError', 'known_settings', 'settings_error', 'absolute_path',
+           'layered', 'check_settings', 'get_config', 'save_config', 'load_config']
 
 # %% ../nbs/config.ipynb #66709556
 import configparser
@@ -202,10 +202,16 @@ class EnsembleSettings(Section):
 class BacktestSettings(Section):
     commission: float | None = Field(default=None, ge=0)      # dollars a round trip; empty: the instrument's
     slippage_ticks: float | None = Field(default=None, ge=0)  # per marketable side; empty: the instrument's
-    contracts: int = Field(default=1, ge=1)
+    contracts: int = Field(default=1, ge=1)                   # of each position; with sizing = probability the most of one
+    sizing: Literal["fixed", "probability"] = "fixed"         # probability: more contracts where the calibrated probability is further from a coin's
     min_trades: int = Field(default=20, ge=1)                 # on validation, for a threshold to be eligible
     bootstrap: int = Field(default=2000, ge=100)              # resamples of the block bootstrap
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    deals: int = Field(default=200, ge=0)                     # times the test's signals are dealt to other days; 0: no null band
+    trials_before: int = Field(default=0, ge=0)               # configurations tried outside this run: they deflate its Sharpe ratio, too
+
+class NullSettings(Section):
+    permute: int | None = Field(default=None, ge=0)           # seed by which labels are dealt anew within each span: nothing can be learned then
 
 class TrackingSettings(Section):
     backend: Literal["wandb", "none"] = "wandb"
@@ -242,6 +248,7 @@ class PipelineConfig(Section):
     model: dict[str, dict[str, Any]] = Field(default_factory=dict)  # options of each network: model.lstm.hidden_size
     ensemble: EnsembleSettings = EnsembleSettings()
     backtest: BacktestSettings = BacktestSettings()
+    null: NullSettings = NullSettings()
     tracking: TrackingSettings = TrackingSettings()
     execution: ExecutionSettings = ExecutionSettings()
 

@@ -334,21 +334,24 @@ def thinned(curve: pd.DataFrame, points: int = 300) -> pd.DataFrame:
     part = np.arange(len(curve)) // max(1, -(-len(curve) // points))
     return curve.groupby(part).agg({"datetime": "last", "equity": "last", "drawdown": "min"})
 
-def plot_equity(equity: pd.DataFrame, title: str, others: Mapping[str, pd.DataFrame] = MappingProxyType({})) -> "Figure":
-    """Equity after costs and its drawdown in dollars; `others`: curves drawn in grey beside it, by name."""
+def plot_equity(equity: pd.DataFrame, title: str, others: Mapping[str, pd.DataFrame] = MappingProxyType({}), band: pd.DataFrame | None = None) -> "Figure":
+    """Equity after costs and its drawdown in dollars; `others`: curves drawn in grey beside it, by name; `band`: of `DealtDays`."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from mlpipe.figure import Figure
-    fig = Figure(figsize=(6.4, 3.2), layout="constrained")
-    top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    fig = Figure(figsize=(6.4, 3.6), layout="constrained")
+    top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[5, 2])
     equity, others = thinned(equity), {name: thinned(curve) for name, curve in others.items()}
     for (name, curve), style in zip(others.items(), ("-", "--", ":")):
         top.plot(curve["datetime"], curve["equity"], color="0.55", lw=0.9, ls=style, label=name)
     top.plot(equity["datetime"], equity["equity"], color="#0072B2", lw=1.2, label="after costs")
+    if band is not None and band["low"].notna().all():
+        top.fill_between(band["datetime"], band["low"], band["high"], color="#E69F00", alpha=0.25, lw=0, label="its signals on other days, 90 %")
+        top.plot(band["datetime"], band["middle"], color="#E69F00", lw=0.9)
     top.axhline(0, color="0.3", lw=0.6)
     bottom.fill_between(equity["datetime"], equity["drawdown"], 0, color="#D55E00", lw=0)
     top.set_title("\n".join(wrap(title, 84)), fontsize=10)
     top.set(ylabel="net profit [$]")
     bottom.set(ylabel="drawdown [$]", xlabel="time [UTC]")
     bottom.xaxis.set_major_formatter(ConciseDateFormatter(AutoDateLocator()))
-    if others: top.legend(loc="best", frameon=False, fontsize=8)
+    if others or band is not None: top.legend(loc="best", frameon=False, fontsize=8)
     return fig
