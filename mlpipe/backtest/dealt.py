@@ -27,17 +27,17 @@ def deal(wanted: np.ndarray, session: np.ndarray, clock: np.ndarray, order: np.n
     table[session, clock] = wanted
     return table[order[session], clock]
 
-# %% ../../nbs/backtest/dealt.ipynb #aa89fa07
+# %% ../../nbs/backtest/dealt.ipynb #20d7d555
 MIN_SESSIONS = 5
 
 @dataclass(frozen=True)
 class DealtDays:
-    """Net dollars of each session in each deal (deals, sessions), and the contracts traded in each; the same of the strategy; last bar of each session."""
+    """Net dollars of each session in each deal (deals, sessions), and the contracts traded in each; the same of the strategy; `times`: the first bar, and the last of each session."""
     daily: np.ndarray
     contracts: np.ndarray
     own: np.ndarray
     own_contracts: int
-    ends: pd.DatetimeIndex
+    times: pd.DatetimeIndex
 
     @property
     def share(self) -> float:
@@ -47,11 +47,12 @@ class DealtDays:
         return float((1 + (per >= self.own.sum() / self.own_contracts - 1e-12).sum()) / (1 + len(per)))
 
     def band(self, low: float = 0.05, high: float = 0.95) -> pd.DataFrame:
-        """Per session: datetime, and `low`, `middle`, `high` quantile of the deals' equity in dollars, each on its own day."""
-        paths = np.quantile(self.daily.cumsum(axis=1), [low, 0.5, high], axis=0) if len(self.daily) else np.full((3, len(self.ends)), nan)
-        return pd.DataFrame({"datetime": self.ends, "low": paths[0], "middle": paths[1], "high": paths[2]})
+        """At the start and after each session: datetime, and `low`, `middle`, `high` quantile of the deals' equity in dollars, each on its own day."""
+        equity = np.pad(self.daily.cumsum(axis=1), ((0, 0), (1, 0)))
+        paths = np.quantile(equity, [low, 0.5, high], axis=0) if len(equity) else np.full((3, len(self.times)), nan)
+        return pd.DataFrame({"datetime": self.times, "low": paths[0], "middle": paths[1], "high": paths[2]})
 
-# %% ../../nbs/backtest/dealt.ipynb #fc0e6a7a
+# %% ../../nbs/backtest/dealt.ipynb #956661f3
 def session_profit(market: Market, wanted: np.ndarray, session: np.ndarray) -> tuple[np.ndarray, int]:
     """Net dollars of each session float64 (sessions,) from the trades that ended in it, and contracts traded. session: number of each bar's, from 0."""
     held, where, price = run_tape(market.tape, wanted, market.barriers, market.atr, market.costs.tick, market.entry)
@@ -67,4 +68,4 @@ def deal_days(market: Market, wanted: np.ndarray, deals: int = 200, seed: int = 
     own, contracts = session_profit(market, wanted, session)
     last = np.flatnonzero(np.append(session[1:] != session[:-1], True))
     return DealtDays(np.array([d for d, _ in made]).reshape(len(made), sessions), np.array([c for _, c in made], np.int64), own, contracts,
-                     pd.DatetimeIndex(market.bars["datetime"])[last])
+                     pd.DatetimeIndex(market.bars["datetime"])[np.r_[0, last]])

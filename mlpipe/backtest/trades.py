@@ -329,7 +329,7 @@ class Market:
         return equity_curve(self.bars, trades, self.costs)
 
 # %% ../../nbs/backtest/trades.ipynb #da0b0960
-def thinned(curve: pd.DataFrame, points: int = 300) -> pd.DataFrame:
+def thinned(curve: pd.DataFrame, points: int = 200) -> pd.DataFrame:
     """At most `points` rows of an equity curve: in each stretch of bars the last equity and the deepest drawdown."""
     part = np.arange(len(curve)) // max(1, -(-len(curve) // points))
     return curve.groupby(part).agg({"datetime": "last", "equity": "last", "drawdown": "min"})
@@ -338,7 +338,7 @@ def plot_equity(equity: pd.DataFrame, title: str, others: Mapping[str, pd.DataFr
     """Equity after costs and its drawdown in dollars; `others`: curves drawn in grey beside it, by name; `band`: of `DealtDays`."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from mlpipe.figure import Figure
-    fig = Figure(figsize=(6.4, 3.6), layout="constrained")
+    fig = Figure(figsize=(6.2, 3.4), layout="constrained")
     top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[5, 2])
     equity, others = thinned(equity), {name: thinned(curve) for name, curve in others.items()}
     for (name, curve), style in zip(others.items(), ("-", "--", ":")):
@@ -349,7 +349,7 @@ def plot_equity(equity: pd.DataFrame, title: str, others: Mapping[str, pd.DataFr
         top.plot(band["datetime"], band["middle"], color="#E69F00", lw=0.9)
     top.axhline(0, color="0.3", lw=0.6)
     bottom.fill_between(equity["datetime"], equity["drawdown"], 0, color="#D55E00", lw=0)
-    top.set_title("\n".join(wrap(title, 84)), fontsize=10)
+    top.set_title("\n".join(wrap(title, 78)), fontsize=10)
     top.set(ylabel="net profit [$]")
     bottom.set(ylabel="drawdown [$]", xlabel="time [UTC]")
     bottom.xaxis.set_major_formatter(ConciseDateFormatter(AutoDateLocator()))
