@@ -4,14 +4,12 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'EDGE', 'LUCK', 'COSTS', 'MIN_SKILL', 'MIN_PSR', 'MAX_SHARE', 'OPERATORS', 'Policy', 'threshold_row',
-           'choose_threshold', 'selection_pbo', 'skill_interval', 'skill_block', 'tuning_trials', 'count_trials',
-           'criteria', 'trading_words', 'verdict']
+           'choose_threshold', 'selection_pbo', 'skill_interval', 'skill_block', 'count_trials', 'criteria',
+           'trading_words', 'verdict']
 
 # %% ../../nbs/backtest/verdict.ipynb #8f8ef8a4
-import json
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any, Mapping
 
 import numpy as np
@@ -83,14 +81,6 @@ def skill_block(sessions: np.ndarray, max_bars: int) -> float:
     return float(max(max_bars, np.median(np.unique(sessions, return_counts=True)[1])))
 
 # %% ../../nbs/backtest/verdict.ipynb #c52d038f
-def tuning_trials(folder: Path, symbol: str = "") -> int:
-    """Trials of the studies under `folder` (of `symbol`, or of no symbol in particular): the sum of `n_trials` of its JSON files; 0 where there is none."""
-    total = 0
-    for file in sorted(Path(folder).rglob("*.json")) if Path(folder).is_dir() else ():
-        study = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(study, dict) and study.get("symbol") in (None, "", symbol): total += int(study.get("n_trials", 0))
-    return total
-
 def count_trials(trials: Mapping[str, int]) -> int:
     """Configurations tried before the test was read, of every kind: the strategy itself is one, also where nothing was searched."""
     return max(sum(trials.values()), 1)

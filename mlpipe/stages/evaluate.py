@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'TRADING', 'Referee', 'Entry', 'compete', 'baselines', 'leaderboard', 'stress', 'summary', 'equity_title',
-           'open_market', 'seat_referee', 'Contestant', 'pooled', 'members', 'logistic_baseline', 'evaluate', 'draw']
+           'open_market', 'trials_of_tuning', 'seat_referee', 'Contestant', 'pooled', 'members', 'logistic_baseline',
+           'evaluate', 'draw']
 
 # %% ../../nbs/stages/evaluate.ipynb #25eb0157
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ..backtest.figures import plot_days, plot_sources
 from ..backtest.logistic import LogisticBaseline
 from ..backtest.statistics import Interval, finite, trade_statistics
 from ..backtest.trades import Costs, Market, break_even, cost_stress, lean_over, plot_equity
-from ..backtest.verdict import (THRESHOLDS, Policy, choose_threshold, count_trials, selection_pbo, skill_block, skill_interval, tuning_trials, verdict)
+from ..backtest.verdict import (THRESHOLDS, Policy, choose_threshold, count_trials, selection_pbo, skill_block, skill_interval, verdict)
 from ..config import BacktestSettings
 from ..ensemble.voting import PROBABILITIES, prediction_frame, probabilities, targets_at
 from ..instruments import BarrierParams
@@ -162,17 +163,21 @@ def open_market(task: Task) -> tuple[Market, Boundaries, int]:
     market = Market(bars, atr(bars, labels.atr_period), barriers, costs, labels.entry, labels.flat_by_close, minutes, rules.contracts, rules.sizing)
     return market, Boundaries.from_json(task.read("split", "boundaries.json")), int(found.get("trials", 1))
 
+def trials_of_tuning(task: Task) -> int:
+    """Trials that `mlpipe tune` spent on the symbol's networks, as the run's settings record them under `tuned`; 0 where nothing was tuned."""
+    return sum(found.trials for found in getattr(task.config_, "tuned", {}).get(task.symbol, {}).values())
+
 def seat_referee(task: Task, first_test: pd.Timestamp, contestants: int) -> Referee:
     """The referee of the task. Reads the sealed test targets. The test market opens with the first test prediction."""
     market, limits, genomes = open_market(task)
     start, val_start, val_end = (pd.Timestamp(t, tz="UTC") for t in (limits.test_start, limits.val_start, limits.val_end))
     train, rules = task.read("split", "targets_train.parquet"), task.settings.backtest.whole()
-    trials = {"genomes": max(genomes, 1), "tuning": tuning_trials(task.run_dir / "tune", task.symbol), "before": rules.trials_before,
+    trials = {"genomes": max(genomes, 1), "tuning": trials_of_tuning(task), "before": rules.trials_before,
               "models": contestants, "thresholds": len(THRESHOLDS) * contestants}
     return Referee(market.between(val_start, val_end), market.between(max(start, first_test)), start, task.read("split", "targets_test.parquet"),
                    task.read("train", "prior.parquet", model=task.models[0]), class_prior(train["label"].to_numpy(), train["weight"].to_numpy()), rules, trials, task.settings.seed)
 
-# %% ../../nbs/stages/evaluate.ipynb #252f03cd
+# %% ../../nbs/stages/evaluate.ipynb #2a433ac8
 class Contestant(NamedTuple):
     """Name, kind and the predictions for validation and test."""
     name: str
@@ -183,7 +188,7 @@ class Contestant(NamedTuple):
 def pooled(task: Task) -> list[Contestant]:
     """The ensemble, first, and what other methods made of the same members, where their files are there."""
     told, out = task.read("ensemble", "ensemble.json"), []
-    for name in ("ensemble", *(m for m in told.get("methods", ()) if m != told.get("method"))):
+    for name in ("ensemble", *(m for m in told.get("methods", ()) if m != told.get("judged"))):
         try: out.append(Contestant(name, "ensemble", *(task.read("ensemble", f"{name}_{s}_preds.parquet") for s in ("val", "test"))))
         except ValueError:
             if name == "ensemble": raise
