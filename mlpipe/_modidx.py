@@ -2425,6 +2425,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'mlpipe/pipeline/null_runs.py'),
                                            'mlpipe.pipeline.null_runs.summarise_null': ( 'pipeline/null_runs.html#summarise_null',
                                                                                          'mlpipe/pipeline/null_runs.py'),
+                                           'mlpipe.pipeline.null_runs.sweep_null': ( 'pipeline/null_runs.html#sweep_null',
+                                                                                     'mlpipe/pipeline/null_runs.py'),
                                            'mlpipe.pipeline.null_runs.symbol_facts': ( 'pipeline/null_runs.html#symbol_facts',
                                                                                        'mlpipe/pipeline/null_runs.py')},
             'mlpipe.pipeline.report': { 'mlpipe.pipeline.report.RunFacts': ('pipeline/report.html#runfacts', 'mlpipe/pipeline/report.py'),

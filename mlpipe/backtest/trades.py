@@ -253,8 +253,8 @@ def daily_pnl(equity: pd.DataFrame) -> pd.Series:
     return equity.groupby("session", sort=True)["pnl"].sum()
 
 # %% ../../nbs/backtest/trades.ipynb #9391bdee
-def hold_sessions(bars: pd.DataFrame, costs: Costs) -> pd.DataFrame:
-    """Trades of buy and hold: long from the first open to the last close of each session and segment, both at the market."""
+def hold_sessions(bars: pd.DataFrame, costs: Costs, contracts: int = 1) -> pd.DataFrame:
+    """Trades of buy and hold with so many `contracts`: long from the first open to the last close of each session and segment, both at the market."""
     key = bars["session"].to_numpy().astype(np.int64) * 1_000_000 + bars["segment"].to_numpy()
     first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
     last = np.r_[first[1:] - 1, len(bars) - 1]
@@ -263,7 +263,7 @@ def hold_sessions(bars: pd.DataFrame, costs: Costs) -> pd.DataFrame:
     worst, best = bars["low"].groupby(groups).min().to_numpy() - start, bars["high"].groupby(groups).max().to_numpy() - start
     none = np.full(len(first), np.nan)
     where = np.column_stack([first, first, last, np.full(len(first), SESSION), np.zeros(len(first), np.int64)])
-    return _table(bars, np.ones(len(first), np.int64), where, np.column_stack([start, end, none, none, worst, best]), costs, True)
+    return _table(bars, np.full(len(first), contracts, np.int64), where, np.column_stack([start, end, none, none, worst, best]), costs, True)
 
 # %% ../../nbs/backtest/trades.ipynb #cf73bccf
 def cost_stress(trades: pd.DataFrame, costs: Costs, slippage: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)) -> pd.DataFrame:
@@ -322,7 +322,7 @@ class Market:
 
     def hold(self) -> pd.DataFrame:
         """Trades of buy and hold per session."""
-        return hold_sessions(self.bars, self.costs)
+        return hold_sessions(self.bars, self.costs, self.contracts)
 
     def equity(self, trades: pd.DataFrame) -> pd.DataFrame:
         """Equity per bar of trades made on these bars."""

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NOTED', 'RESULTS', 'COLUMNS', 'NullKind', 'symbol_facts', 'like_market', 'null_config', 'null_key', 'planted_size',
-           'repeat', 'read_results', 'null_runs', 'own_result', 'summarise_null', 'null_table', 'null_sentences']
+           'repeat', 'read_results', 'null_runs', 'sweep_null', 'own_result', 'summarise_null', 'null_table',
+           'null_sentences']
 
-# %% ../../nbs/pipeline/null_runs.ipynb #df97b4ac
+# %% ../../nbs/pipeline/null_runs.ipynb #f5795bee
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from ..config import DataSettings, PipelineConfig, load_config, merge, nest
 from ..instruments import get_instrument
 from .cache import Index
 from .manifest import sha256_json, write_json
-from .runner import PipelineRunner
+from .runner import PipelineRunner, run_lock
 from .stage import load_stages, read_file
 
 # %% ../../nbs/pipeline/null_runs.ipynb #22a76a7c
@@ -101,7 +102,7 @@ def repeat(run_dir: Path, config: PipelineConfig, kind: NullKind, seed: int, kee
     if not keep: shutil.rmtree(folder)
     return found
 
-# %% ../../nbs/pipeline/null_runs.ipynb #2b2d4a03
+# %% ../../nbs/pipeline/null_runs.ipynb #a8f1a4a2
 RESULTS = "nullmarket.json"
 
 def read_results(run_dir: Path) -> list[dict[str, Any]]:
@@ -116,17 +117,21 @@ def null_runs(run_dir: Path, kind: NullKind, seeds: int = 20, first: int = 1, ke
     out = []
     for seed in range(first, first + seeds):
         config = null_config(own, run_dir, kind, seed)
-        key, noted = null_key(config, kind), read_results(run_dir)
-        entry = next((e for e in noted if (e["key"], e["seed"]) == (key, seed)), None)
+        key = null_key(config, kind)
+        entry = next((e for e in read_results(run_dir) if (e["key"], e["seed"]) == (key, seed)), None)
         if entry is None:
             entry = {"kind": kind.name, "key": key, "seed": seed, "models": list(config.models), "edge": kind.edge, "settings": dict(kind.sets or {}),
                      "symbols": repeat(run_dir, config, kind, seed, keep, listener)}
-            write_json(run_dir / RESULTS, {"run": run_dir.name, "repetitions": [*noted, entry]})
+            with run_lock(run_dir, wait=True): write_json(run_dir / RESULTS, {"run": run_dir.name, "repetitions": [*read_results(run_dir), entry]})
         out.append(entry)
         tell(f"{kind.name} {seed}: " + "; ".join(f"{s} {v['class']}, skill {v['skill']:+.4f}" for s, v in entry["symbols"].items()))
-    folder = run_dir / "nullmarket"
-    if folder.is_dir() and not keep: shutil.rmtree(folder)
+    if not keep: sweep_null(run_dir / "nullmarket")
     return out
+
+def sweep_null(folder: Path) -> None:
+    """Removes what null runs left behind in `folder`, and the folder itself, unless one is at work or kept there."""
+    if not folder.is_dir() or any(folder.glob(".*-*")): return
+    shutil.rmtree(folder)
 
 # %% ../../nbs/pipeline/null_runs.ipynb #d2170da5
 def own_result(run_dir: Path, symbol: str) -> dict[str, Any]:
