@@ -137,6 +137,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mlpipe/backtest/verdict.py'),
                                          'mlpipe.backtest.verdict.criteria': ( 'backtest/verdict.html#criteria',
                                                                                'mlpipe/backtest/verdict.py'),
+                                         'mlpipe.backtest.verdict.log_gain': ( 'backtest/verdict.html#log_gain',
+                                                                               'mlpipe/backtest/verdict.py'),
                                          'mlpipe.backtest.verdict.selection_pbo': ( 'backtest/verdict.html#selection_pbo',
                                                                                     'mlpipe/backtest/verdict.py'),
                                          'mlpipe.backtest.verdict.skill_block': ( 'backtest/verdict.html#skill_block',

@@ -300,7 +300,7 @@ def verify(run: RunName = "latest") -> None:
         say(f"make them anew with: mlpipe resume {handle(manifest.run_dir)}", error=True)
         raise typer.Exit(1)
 
-# %% ../nbs/cli.ipynb #2d405c8b
+# %% ../nbs/cli.ipynb #9098d81f
 @app.command()
 def nullmarket(run: RunName = "latest", seeds: Annotated[int, typer.Option(min=1, help="How many repetitions.")] = 20,
                permute: Annotated[bool, typer.Option("--permute", help="The run's own bars with labels dealt anew, in place of driftless markets.")] = False,
@@ -317,7 +317,7 @@ def nullmarket(run: RunName = "latest", seeds: Annotated[int, typer.Option(min=1
     made = null_runs(folder, NullKind(permute, edge, names, parse_sets(sets)), seeds, first, keep, tell=say)
     table = Table(*COLUMNS, box=None, pad_edge=False)
     for line in null_table(folder, read_results(folder)): table.add_row(*line)
-    Console(soft_wrap=True).print(table)
+    Console(soft_wrap=True, width=max(Console().width, 130)).print(table)
     for sentence in null_sentences(folder, made): say(sentence)
     say(f"results: {folder / 'nullmarket.json'}")
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'EDGE', 'LUCK', 'COSTS', 'MIN_SKILL', 'MIN_PSR', 'MAX_SHARE', 'OPERATORS', 'Policy', 'threshold_row',
-           'choose_threshold', 'selection_pbo', 'skill_interval', 'skill_block', 'count_trials', 'criteria',
+           'choose_threshold', 'selection_pbo', 'log_gain', 'skill_interval', 'skill_block', 'count_trials', 'criteria',
            'trading_words', 'verdict']
 
 # %% ../../nbs/backtest/verdict.ipynb #8f8ef8a4
@@ -64,17 +64,24 @@ def selection_pbo(daily: np.ndarray, blocks: int = 10) -> float:
     return pbo(columns, blocks) if columns.shape[1] > 1 and blocks >= 4 else np.nan
 
 # %% ../../nbs/backtest/verdict.ipynb #1d66c7dd
+def log_gain(y: np.ndarray, p: np.ndarray, prior: np.ndarray, direction: bool = False) -> np.ndarray:
+    """Log-probability that `p` (n, 3) gives to the label over what `prior`, (3,) or (n, 3), gives, float64 (n,); only the part in `direction`: given that the label
+    is not flat, and 0 where it is. y: labels -1, 0, 1 (n,)."""
+    k, told, base = np.asarray(y, np.int64) + 1, np.maximum(p, 1e-12), np.broadcast_to(prior, p.shape)
+    rows, sides = np.arange(len(k)), lambda q: q[:, 0] + q[:, 2]
+    gain = np.log(told[rows, k]) - np.log(base[rows, k])
+    return np.where(k == 1, 0.0, gain - np.log(sides(told)) + np.log(sides(base))) if direction else gain
+
 def skill_interval(y: np.ndarray, p: np.ndarray, prior: np.ndarray, block: float, resamples: int = 2000, seed: int = 0,
-                   confidence: float = 0.95, weights: np.ndarray | None = None) -> Interval:
-    """Log-loss of `prior` minus log-loss of `p`, in nats, with its block-bootstrap interval.
+                   confidence: float = 0.95, weights: np.ndarray | None = None, direction: bool = False) -> Interval:
+    """Log-loss of `prior` minus log-loss of `p`, in nats, with its block-bootstrap interval; with `direction`, the part of it that is skill in direction.
 
     y: labels -1, 0, 1 (n,); p: probabilities (n, 3); prior: (3,) or (n, 3), fitted on train; block: mean block in rows, at least the longest label;
     weights: of the rows (n,), equal ones where None.
     """
-    k = np.asarray(y, np.int64) + 1
-    gain = np.log(np.maximum(p[np.arange(len(k)), k], 1e-12)) - np.log(np.broadcast_to(prior, p.shape)[np.arange(len(k)), k])
+    gain = log_gain(y, p, prior, direction)
     if weights is not None: gain = gain * weights / np.mean(weights)
-    return mean_interval(gain, min(block, len(k)), resamples, seed, confidence)
+    return mean_interval(gain, min(block, len(gain)), resamples, seed, confidence)
 
 def skill_block(sessions: np.ndarray, max_bars: int) -> float:
     """Mean block for rows with these session ids: the longer of a label's span and the median session, in rows."""
@@ -85,16 +92,17 @@ def count_trials(trials: Mapping[str, int]) -> int:
     """Configurations tried before the test was read, of every kind: the strategy itself is one, also where nothing was searched."""
     return max(sum(trials.values()), 1)
 
-# %% ../../nbs/backtest/verdict.ipynb #50f6591d
+# %% ../../nbs/backtest/verdict.ipynb #4b84957f
 EDGE, LUCK, COSTS = "edge found", "not distinguishable from luck", "worse than costs"
 MIN_SKILL, MIN_PSR, MAX_SHARE = 0.005, 0.95, 0.05
 OPERATORS = {">": lambda a, b: a > b, ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b}
 
-def criteria(skill: Interval, trading: Mapping[str, Any], share: float | None = None) -> list[dict[str, Any]]:
-    """The conditions of an edge as [{name, value, rule, passed}]; `trading` is from `trade_statistics`, `share` from `DealtDays`, None where it was not
-    asked for. An undefined value does not pass."""
+def criteria(skill: Interval, trading: Mapping[str, Any], share: float | None = None, direction: Interval | None = None) -> list[dict[str, Any]]:
+    """The conditions of an edge as [{name, value, rule, passed}]; `trading` is from `trade_statistics`, `share` from `DealtDays`, `direction` of
+    `skill_interval`, both None where they were not asked for. An undefined value does not pass."""
     rows = [("skill over the prior [nats]", skill.value, ">", MIN_SKILL), ("its lower bound", skill.low, ">", 0.0),
             ("net expectancy, lower bound [ticks]", trading["expectancy_low"], ">", 0.0), ("probabilistic Sharpe ratio", trading["psr"], ">=", MIN_PSR)]
+    if direction is not None: rows.insert(2, ("skill in direction, lower bound [nats]", direction.low, ">", 0.0))
     if share is not None: rows.append(("share of dealt days as good", share, "<=", MAX_SHARE))
     known = lambda value: value is not None and isfinite(value)
     return [{"name": name, "value": value if known(value) else None, "rule": f"{sign} {limit:g}", "passed": bool(known(value) and OPERATORS[sign](value, limit))}
@@ -110,15 +118,18 @@ def trading_words(trading: Mapping[str, Any], share: float | None) -> str:
     return (f"{trading['trades']} trades in {trading['sessions']} sessions earned {trading['expectancy_ticks']:+.2f} ticks each after costs{span}, "
             f"{trading['net_dollars']:+,.0f} dollars in all{dealt}; probabilistic Sharpe ratio {psr} (deflated, as if all {trading['trials']:,} trials had seen the test: {dsr})")
 
-def verdict(symbol: str, skill: Interval, trading: Mapping[str, Any], threshold: float | None, share: float | None = None) -> dict[str, Any]:
+def verdict(symbol: str, skill: Interval, trading: Mapping[str, Any], threshold: float | None, share: float | None = None,
+            direction: Interval | None = None) -> dict[str, Any]:
     """The class, one sentence and the numbers behind it, as plain JSON. `trading`: `trade_statistics` of the test; `threshold`: of validation; `share`: of
-    dealt days that earned as much, None where none were asked for."""
-    checks = criteria(skill, trading, share)
+    dealt days that earned as much, `direction`: the skill's part in direction, None where they were not asked for."""
+    checks = criteria(skill, trading, share, direction)
     high = trading["expectancy_high"]
     kind = EDGE if all(c["passed"] for c in checks) else COSTS if high is not None and high < 0 else LUCK
     seen = f"skill over the prior {skill.value:+.4f} nats [{skill.low:+.4f}, {skill.high:+.4f}]" if abs(skill.high - skill.low) > 1e-6 else \
         "no skill over the prior (no network improved on it)"
+    if direction is not None and abs(skill.high - skill.low) > 1e-6: seen += f", of it in direction {direction.value:+.4f} [{direction.low:+.4f}, {direction.high:+.4f}]"
     why = "no threshold earned its costs on validation" if threshold is None else f"no test prediction leaned by more than {threshold:g}"
     told = f"{trading_words(trading, share)}; {seen}" if trading["trades"] else f"no trade was taken, because {why}; {seen}"
     return finite({"symbol": symbol, "class": kind, "sentence": f"{symbol}: {kind}: {told}.", "threshold": threshold, "criteria": checks,
-                   "skill": skill.value, "skill_low": skill.low, "skill_high": skill.high, "dealt_share": share, **trading})
+                   "skill": skill.value, "skill_low": skill.low, "skill_high": skill.high, "dealt_share": share,
+                   **({"direction": direction.value, "direction_low": direction.low, "direction_high": direction.high} if direction else {}), **trading})

@@ -69,8 +69,8 @@ def null_key(config: PipelineConfig, kind: NullKind) -> str:
     values = config.model_dump(mode="json", exclude={"execution", "tracking", "env"})
     return sha256_json([kind.name, merge(values, {"null": {"permute": None}, **({} if kind.permute else {"seed": 0})})])[:8]
 
-# %% ../../nbs/pipeline/null_runs.ipynb #7caae9d1
-NOTED = ("class", "skill", "skill_low", "skill_high", "threshold", "trades", "sessions", "gross_ticks", "expectancy_ticks", "expectancy_low", "expectancy_high",
+# %% ../../nbs/pipeline/null_runs.ipynb #931315aa
+NOTED = ("class", "skill", "skill_low", "skill_high", "direction", "direction_low", "threshold", "trades", "sessions", "gross_ticks", "expectancy_ticks", "expectancy_low", "expectancy_high",
          "net_dollars", "sharpe", "psr", "dsr", "dealt_share", "trials")
 
 def planted_size(run_dir: Path, config: PipelineConfig, symbol: str) -> dict[str, Any]:

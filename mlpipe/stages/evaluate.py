@@ -61,13 +61,13 @@ class Referee:
         return {**classification_report(k - 1, p, prior, weight), "class_skill": log_loss_skill(k - 1, p, self.shares, weight),
                 "unweighted_log_loss": plain["log_loss"], "unweighted_skill": plain["skill"]}
 
-    def skill(self, predictions: pd.DataFrame) -> Interval:
-        """Skill over the prior on the test with its block-bootstrap interval."""
+    def skill(self, predictions: pd.DataFrame, direction: bool = False) -> Interval:
+        """Skill over the prior on the test with its block-bootstrap interval; with `direction`, its part in direction."""
         times = pd.DatetimeIndex(predictions["datetime"])
         k, weight, _ = targets_at(times, self.targets)
         session = self.test.bars.set_index("datetime")["session"].reindex(times).to_numpy()
         return skill_interval(k - 1, probabilities(predictions), self.prior(times), skill_block(session, self.test.barriers.max_bars), self.rules.bootstrap,
-                              self.seed, self.rules.confidence, weight)
+                              self.seed, self.rules.confidence, weight, direction)
 
     def trading(self, trades: pd.DataFrame) -> dict[str, Any]:
         """`trade_statistics` of trades on the test market."""
@@ -88,6 +88,7 @@ class Entry:
     trading: dict[str, Any]
     trades: pd.DataFrame
     policy: Policy | None = None
+    direction: Interval = Interval(np.nan, np.nan, np.nan)
 
     @property
     def threshold(self) -> float | None: return self.policy.threshold if self.policy else None
@@ -96,7 +97,7 @@ def compete(referee: Referee, name: str, kind: str, val: pd.DataFrame, test: pd.
     """The entry of a model or the ensemble: threshold from its validation predictions, everything else from its test predictions."""
     policy = choose_threshold(referee.validation, referee.leaning(val), referee.test_start, referee.rules.min_trades)
     trades = referee.test.trade(referee.leaning(test), policy.threshold)
-    return Entry(name, kind, referee.scores(test), referee.skill(test), referee.trading(trades), trades, policy)
+    return Entry(name, kind, referee.scores(test), referee.skill(test), referee.trading(trades), trades, policy, referee.skill(test, direction=True))
 
 # %% ../../nbs/stages/evaluate.ipynb #ff96500b
 def baselines(referee: Referee, times: pd.DatetimeIndex) -> list[Entry]:
@@ -118,9 +119,10 @@ TRADING = ("trades", "expectancy_ticks", "expectancy_low", "expectancy_high", "n
            "sharpe_high", "psr", "dsr", "max_drawdown", "exposure")
 
 def leaderboard(entries: list[Entry]) -> pd.DataFrame:
-    """One row per entry, in the order given: name, kind, threshold, scores, skill's interval and trading; NaN where there is none."""
+    """One row per entry, in the order given: name, kind, threshold, scores, skill's interval and its part in direction, trading; NaN where there is none."""
     rows = [{"name": e.name, "kind": e.kind, "threshold": e.threshold, **{k: e.scores.get(k) for k in SCORES}, "skill_low": e.skill.low,
-             "skill_high": e.skill.high, **{k: e.trading.get(k) for k in TRADING}} for e in entries]
+             "skill_high": e.skill.high, "direction": e.direction.value, "direction_low": e.direction.low,
+             "direction_high": e.direction.high, **{k: e.trading.get(k) for k in TRADING}} for e in entries]
     table = pd.DataFrame(rows)
     numbers = [c for c in table if c not in ("name", "kind", "trades")]
     return table.astype({**{c: "float64" for c in numbers}, "name": "str", "kind": "str", "trades": "int64"})
@@ -140,7 +142,7 @@ def summary(entries: list[Entry], judged: Entry, referee: Referee, dealt: DealtD
                  "sessions": int(bars["session"].nunique())},
         "class_shares": dict(zip(PROBABILITIES, referee.shares.tolist())), "trials": {**referee.trials, "total": count_trials(referee.trials)},
         "costs": {"commission": costs.commission, "slippage_ticks": costs.slippage_ticks, "contracts": rules.contracts, "sizing": rules.sizing},
-        "entries": {e.name: {"kind": e.kind, "threshold": e.threshold, "skill": e.skill._asdict(), "scores": e.scores, "trading": e.trading} for e in entries},
+        "entries": {e.name: {"kind": e.kind, "threshold": e.threshold, "skill": e.skill._asdict(), "direction": e.direction._asdict(), "scores": e.scores, "trading": e.trading} for e in entries},
         "validation": judged.policy.table.to_dict("records") if judged.policy else [], "validation_pbo": selection_pbo(np.column_stack(daily)) if daily else None,
         "dealt_days": {"share": dealt.share, "deals": len(dealt.daily), "contracts": dealt.own_contracts,
                        "contracts_in_a_deal": float(dealt.contracts.mean()) if len(dealt.contracts) else None},
@@ -225,7 +227,7 @@ def evaluate(task: Task) -> StageResult:
     referee = seat_referee(task, test["datetime"].min(), len(ensembles) + len(networks))
     entries = [compete(referee, *c) for c in (*ensembles, *networks)]
     judged, dealt = entries[0], referee.dealt(test, entries[0].threshold)
-    result = verdict(task.symbol, judged.skill, judged.trading, judged.threshold, dealt.share if referee.rules.deals else None)
+    result = verdict(task.symbol, judged.skill, judged.trading, judged.threshold, dealt.share if referee.rules.deals else None, judged.direction)
     stressed = stress(referee, test, judged.threshold)
     entries += baselines(referee, pd.DatetimeIndex(test["datetime"]))
     task.write("verdict.json", result)
@@ -234,7 +236,7 @@ def evaluate(task: Task) -> StageResult:
         task.write(f"{name}.parquet", frame)
     draw(task, referee, judged, dealt, test, result)
     return StageResult(rows=len(test), metrics={"verdict": result["class"], **{m: result[m] for m in (
-        "skill", "skill_low", "skill_high", "trades", "net_dollars", "expectancy_ticks", "sharpe", "psr", "dsr", "dealt_share")}})
+        "skill", "skill_low", "skill_high", "direction", "trades", "net_dollars", "expectancy_ticks", "sharpe", "psr", "dsr", "dealt_share")}})
 
 def draw(task: Task, referee: Referee, judged: Entry, dealt: DealtDays, predictions: pd.DataFrame, result: Mapping[str, Any]) -> None:
     """The figures of the judged one."""
