@@ -7,8 +7,8 @@ __all__ = ['app', 'Symbols', 'Models', 'Data', 'Env', 'Start', 'End', 'Profile',
            'Name', 'Tuned', 'Reports', 'RunName', 'Commands', 'parse_sets', 'make_config', 'tuned_options',
            'check_models', 'say', 'verdicts', 'handle', 'finish', 'execute', 'demo', 'run', 'plan', 'inspect',
            'leakcheck', 'leakcheck_data', 'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report',
-           'verify', 'gc', 'stages', 'models', 'tuning_config', 'tune', 'sync', 'notebook_problem', 'kernel_problem',
-           'writable_problem', 'doctor', 'docs', 'options', 'main']
+           'verify', 'nullmarket', 'gc', 'stages', 'models', 'tuning_config', 'tune', 'sync', 'notebook_problem',
+           'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options', 'main']
 
 # %% ../nbs/cli.ipynb #7d03bba0
 import os
@@ -311,6 +311,27 @@ def verify(run: RunName = "latest") -> None:
     if problems:
         say(f"make them anew with: mlpipe resume {handle(manifest.run_dir)}", error=True)
         raise typer.Exit(1)
+
+# %% ../nbs/cli.ipynb #9098d81f
+@app.command()
+def nullmarket(run: RunName = "latest", seeds: Annotated[int, typer.Option(min=1, help="How many repetitions.")] = 20,
+               permute: Annotated[bool, typer.Option("--permute", help="The run's own bars with labels dealt anew, in place of driftless markets.")] = False,
+               edge: Annotated[float, typer.Option(min=0, max=0.5, help="Plant an edge of this size: it must be found.")] = 0.0,
+               models: Models = "", first: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1, sets: Sets = [],
+               keep: Annotated[bool, typer.Option("--keep", help="Keep the repetitions' artifacts.")] = False) -> None:
+    """A run's pipeline where there is nothing to find, seed by seed, beside the run's own result; goes on where it stopped."""
+    from rich.console import Console
+    from rich.table import Table
+    from mlpipe.pipeline.null_runs import COLUMNS, NullKind, null_runs, null_sentences, null_table, read_results
+    from mlpipe.pipeline.runs import find_run
+    folder, names = find_run(run), tuple(m.strip() for m in models.split(",") if m.strip())
+    check_models(names)
+    made = null_runs(folder, NullKind(permute, edge, names, parse_sets(sets)), seeds, first, keep, tell=say)
+    table = Table(*COLUMNS, box=None, pad_edge=False)
+    for line in null_table(folder, read_results(folder)): table.add_row(*line)
+    Console(soft_wrap=True, width=max(Console().width, 130)).print(table)
+    for sentence in null_sentences(folder, made): say(sentence)
+    say(f"results: {folder / 'nullmarket.json'}")
 
 # %% ../nbs/cli.ipynb #8421a2a1
 @app.command()

@@ -6,11 +6,11 @@
 __all__ = ['ScalerName', 'EnsembleMethod', 'LEARNING_METHODS', 'ENVIRONMENTS', 'Section', 'split_names', 'RollSettings',
            'DataSettings', 'SyntheticSettings', 'CleanSettings', 'BarSettings', 'FeatureSettings', 'LabelSettings',
            'SearchSettings', 'WeightSettings', 'SplitSettings', 'ScalingSettings', 'ValidationSettings',
-           'TrainingSettings', 'BacktestSettings', 'TrackingSettings', 'ExecutionSettings', 'EnsembleSettings',
-           'TuningSettings', 'TunedModel', 'PipelineConfig', 'config_problems', 'barriers_for', 'longest_horizon',
-           'tuned_config', 'tuning_trials', 'parse_value', 'nest', 'merge', 'package_dir', 'find_settings',
-           'read_settings', 'SettingsError', 'known_settings', 'settings_error', 'absolute_path', 'layered',
-           'check_settings', 'get_config', 'save_config', 'load_config']
+           'TrainingSettings', 'BacktestSettings', 'NullSettings', 'TrackingSettings', 'ExecutionSettings',
+           'EnsembleSettings', 'TuningSettings', 'TunedModel', 'PipelineConfig', 'config_problems', 'barriers_for',
+           'longest_horizon', 'tuned_config', 'tuning_trials', 'parse_value', 'nest', 'merge', 'package_dir',
+           'find_settings', 'read_settings', 'SettingsError', 'known_settings', 'settings_error', 'absolute_path',
+           'layered', 'check_settings', 'get_config', 'save_config', 'load_config']
 
 # %% ../nbs/config.ipynb #66709556
 import configparser
@@ -205,13 +205,20 @@ class TrainingSettings(Section):
     accelerator: str = "cpu"                              # "auto" or "gpu": the data move to the device once
     threads: int = Field(default=1, ge=1)
 
+# %% ../nbs/config.ipynb #dbb42539
 class BacktestSettings(Section):
     commission: float | None = Field(default=None, ge=0)      # dollars a round trip; empty: the instrument's
     slippage_ticks: float | None = Field(default=None, ge=0)  # per marketable side; empty: the instrument's
-    contracts: int = Field(default=1, ge=1)
+    contracts: int = Field(default=1, ge=1)                   # of each position; with sizing = probability the most of one
+    sizing: Literal["fixed", "probability"] = "fixed"         # probability: more contracts where the calibrated probability is further from a coin's
     min_trades: int = Field(default=20, ge=1)                 # on validation, for a threshold to be eligible
     bootstrap: int = Field(default=2000, ge=100)              # resamples of the block bootstrap
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    deals: int = Field(default=200, ge=0)                     # times the test's signals are dealt to other days; 0: no null band
+    trials_before: int = Field(default=0, ge=0)               # configurations tried outside this run: they deflate its Sharpe ratio, too
+
+class NullSettings(Section):
+    permute: int | None = Field(default=None, ge=0)           # seed by which labels are dealt anew within each span: nothing can be learned then
 
 class TrackingSettings(Section):
     backend: Literal["wandb", "mlflow", "none"] = "wandb"      # mlflow: the extra of that name; a SQLite file in the run
@@ -299,6 +306,7 @@ class PipelineConfig(Section):
     tuned: dict[str, dict[str, TunedModel]] = Field(default_factory=dict)  # symbol -> network -> what `mlpipe tune` found; --tuned RUN fills it
     ensemble: EnsembleSettings = EnsembleSettings()
     backtest: BacktestSettings = BacktestSettings()
+    null: NullSettings = NullSettings()
     tracking: TrackingSettings = TrackingSettings()
     execution: ExecutionSettings = ExecutionSettings()
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NORMAL', 'EULER', 'sharpe', 'resample_means', 'Interval', 'interval_of', 'block_length', 'mean_interval',
            'sharpe_interval', 'sharpe_moments', 'probabilistic_sharpe', 'expected_max_sharpe', 'deflated_sharpe',
-           'min_track_length', 'cscv_ranks', 'pbo', 'max_drawdown', 'profit_factor', 'wilson_interval',
-           'expectancy_interval', 'finite', 'trade_statistics']
+           'min_track_length', 'rank_of_best', 'block_ratios', 'cscv_ranks', 'pbo', 'max_drawdown', 'profit_factor',
+           'wilson_interval', 'expectancy_interval', 'finite', 'trade_statistics']
 
 # %% ../../nbs/backtest/statistics.ipynb #815f47f3
 from itertools import combinations
@@ -136,28 +136,37 @@ def min_track_length(daily: np.ndarray, benchmark: float = 0.0, confidence: floa
     return 1 + ceil(factor * (NORMAL.inv_cdf(confidence) / (sr - benchmark)) ** 2) if sr > benchmark else inf
 
 # %% ../../nbs/backtest/statistics.ipynb #61df7784
-def cscv_ranks(returns: np.ndarray, blocks: int = 10) -> np.ndarray:
-    """Relative out-of-sample rank in (0, 1) of the in-sample best configuration, one per combination of blocks.
+def rank_of_best(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """Relative rank in (0, 1) by `outside` of the configuration that is best by `inside`, one per split: float64 (splits,); ties take their mean rank.
 
-    returns: float64 (periods, configurations). Ratios are per-period Sharpe ratios, 0 where a slice does not vary; ties take their mean rank.
+    inside, outside: scores float64 (splits, configurations), larger is better; those of CPCV's splits are fitted in each of them.
     """
-    periods, configs = returns.shape
-    if blocks < 2 or blocks % 2 or periods < 2 * blocks or configs < 2:
-        raise ValueError(f"returns must have at least 2 configurations and 2 periods per block (an even number), got {periods} x {configs} and "
-                         f"{blocks} blocks. Lower blocks or give a longer history.")
+    inside, outside = np.atleast_2d(inside), np.atleast_2d(outside)
+    if inside.shape != outside.shape or inside.shape[1] < 2:
+        raise ValueError(f"scores must be two tables of one shape with at least 2 configurations, got {inside.shape} and {outside.shape}. Score each inside and outside.")
+    mine = np.take_along_axis(outside, inside.argmax(axis=1)[:, None], axis=1)
+    return ((outside < mine).sum(axis=1) + ((outside == mine).sum(axis=1) + 1) / 2) / (inside.shape[1] + 1)
+
+def block_ratios(returns: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per-period Sharpe ratios (combinations, configurations) inside each half of the blocks and outside it, 0 where a slice does not vary."""
     parts = np.array_split(np.asarray(returns, np.float64), blocks)
     size, total, squares = np.array([len(p) for p in parts]), np.array([p.sum(axis=0) for p in parts]), np.array([(p * p).sum(axis=0) for p in parts])
-    def ratios(rows):
+    def ratios(rows: list[int]) -> np.ndarray:
         n, mean = size[rows].sum(), total[rows].sum(axis=0) / size[rows].sum()
         variance = (squares[rows].sum(axis=0) - n * mean ** 2) / (n - 1)
         ok = variance > 1e-12 * (mean ** 2 + squares[rows].sum(axis=0) / n)
         return np.where(ok, mean / np.sqrt(np.where(ok, variance, 1.0)), 0.0)
-    out = []
-    for inside in combinations(range(blocks), blocks // 2):
-        chosen = int(np.argmax(ratios(list(inside))))
-        rest = ratios([b for b in range(blocks) if b not in inside])
-        out.append(((rest < rest[chosen]).sum() + ((rest == rest[chosen]).sum() + 1) / 2) / (configs + 1))
-    return np.array(out)
+    halves = [list(half) for half in combinations(range(blocks), blocks // 2)]
+    return np.array([ratios(h) for h in halves]), np.array([ratios([b for b in range(blocks) if b not in h]) for h in halves])
+
+# %% ../../nbs/backtest/statistics.ipynb #93264cd8
+def cscv_ranks(returns: np.ndarray, blocks: int = 10) -> np.ndarray:
+    """Relative out-of-sample rank in (0, 1) of the in-sample best configuration, one per combination of blocks. returns: float64 (periods, configurations)."""
+    periods, configs = returns.shape
+    if blocks < 2 or blocks % 2 or periods < 2 * blocks or configs < 2:
+        raise ValueError(f"returns must have at least 2 configurations and 2 periods per block (an even number), got {periods} x {configs} and "
+                         f"{blocks} blocks. Lower blocks or give a longer history.")
+    return rank_of_best(*block_ratios(returns, blocks))
 
 def pbo(returns: np.ndarray, blocks: int = 10) -> float:
     """Probability of backtest overfitting: share of combinations in which the in-sample best ranks below the out-of-sample median.
@@ -186,14 +195,15 @@ def wilson_interval(hits: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(p, max(centre - half, 0.0), min(centre + half, 1.0))
 
 def expectancy_interval(net: np.ndarray, session: np.ndarray, sessions: np.ndarray, resamples: int = 2000, seed: int = 0,
-                        confidence: float = 0.95) -> Interval:
-    """Mean net result per trade; interval from resampled sessions. net: (trades,); session: id of each; sessions: every session of the span, in order."""
+                        confidence: float = 0.95, contracts: np.ndarray | None = None) -> Interval:
+    """Mean net result per contract traded; interval from resampled sessions. net: (trades,), of one contract; session: id of each; sessions: every session of
+    the span, in order; contracts: of each trade, one where None."""
     if not len(net): return Interval(nan, nan, nan)
-    at = np.searchsorted(sessions, session)
-    columns = np.column_stack([np.bincount(at, weights=net, minlength=len(sessions)), np.bincount(at, minlength=len(sessions))])
+    at, size = np.searchsorted(sessions, session), np.ones(len(net)) if contracts is None else np.asarray(contracts, np.float64)
+    columns = np.column_stack([np.bincount(at, weights=w, minlength=len(sessions)) for w in (net * size, size)])
     m = resample_means(columns, block_length(len(sessions)), resamples, seed)
     draws = np.divide(m[:, 0], m[:, 1], out=np.full(len(m), nan), where=m[:, 1] > 0)
-    return interval_of(float(np.mean(net)), draws, confidence)
+    return interval_of(float(np.average(net, weights=size)), draws, confidence)
 
 # %% ../../nbs/backtest/statistics.ipynb #b7e6fcf8
 def finite(value: Any) -> Any:
@@ -206,21 +216,24 @@ def finite(value: Any) -> Any:
 # %% ../../nbs/backtest/statistics.ipynb #fc88af62
 def trade_statistics(trades: pd.DataFrame, equity: pd.DataFrame, trials: int = 1, resamples: int = 2000, seed: int = 0,
                      confidence: float = 0.95) -> dict[str, Any]:
-    """Every figure of a backtest as plain JSON (None where undefined); frames from `simulate` and `equity_curve`. Amounts per trade in ticks, others in $."""
+    """Every figure of a backtest as plain JSON (None where undefined); frames from `simulate` and `equity_curve`. Ticks are of one contract, dollars of all.
+
+    Turnover counts contracts bought or sold; exposure is the share of bars with a position.
+    """
     daily = equity.groupby("session", sort=True)["pnl"].sum()
-    net, n = trades["net_ticks"].to_numpy(np.float64), len(trades)
-    expectancy = expectancy_interval(net, trades["session"].to_numpy(), daily.index.to_numpy(), resamples, seed, confidence)
+    net, size, n = trades["net_ticks"].to_numpy(np.float64), trades["contracts"].to_numpy(np.float64), len(trades)
+    expectancy = expectancy_interval(net, trades["session"].to_numpy(), daily.index.to_numpy(), resamples, seed, confidence, size)
     ratio, hit = sharpe_interval(daily.to_numpy(), resamples, seed, confidence), wilson_interval(int((net > 0).sum()), n, confidence)
-    wins, losses = net[net > 0], net[net < 0]
+    won = trades["net_dollars"].to_numpy(np.float64)
+    mean = lambda column: float(np.average(trades[column], weights=size)) if n else nan
     return finite({
-        "sessions": len(daily), "trades": n, "trades_per_session": n / max(len(daily), 1), "trials": trials,
-        "net_dollars": float(trades["net_dollars"].sum()), "gross_ticks": float(trades["gross_ticks"].mean()) if n else nan,
-        "cost_ticks": float(trades["cost_ticks"].mean()) if n else nan,
+        "sessions": len(daily), "trades": n, "trades_per_session": n / max(len(daily), 1), "trials": trials, "contracts": float(size.mean()) if n else nan,
+        "net_dollars": float(won.sum()), "gross_ticks": mean("gross_ticks"), "cost_ticks": mean("cost_ticks"),
         "expectancy_ticks": expectancy.value, "expectancy_low": expectancy.low, "expectancy_high": expectancy.high,
         "hit_rate": hit.value, "hit_rate_low": hit.low, "hit_rate_high": hit.high,
-        "payoff": float(wins.mean() / -losses.mean()) if len(wins) and len(losses) else nan, "profit_factor": profit_factor(net),
+        "payoff": float(won[won > 0].mean() / -won[won < 0].mean()) if (won > 0).any() and (won < 0).any() else nan, "profit_factor": profit_factor(won),
         "sharpe": ratio.value, "sharpe_low": ratio.low, "sharpe_high": ratio.high,
         "psr": probabilistic_sharpe(daily.to_numpy()), "dsr": deflated_sharpe(daily.to_numpy(), trials),
         "min_track_length": min_track_length(daily.to_numpy()), "max_drawdown": max_drawdown(equity["equity"].to_numpy()),
-        "exposure": float((equity["position"] != 0).mean()) if len(equity) else 0.0,
-        "turnover_per_session": 2 * n / max(len(daily), 1), "mean_bars": float(trades["bars"].mean()) if n else nan})
+        "exposure": float((equity["position"] != 0).mean()) if len(equity) else 0.0, "ambiguous": int(trades["ambiguous"].sum()),
+        "turnover_per_session": 2 * float(size.sum()) / max(len(daily), 1), "mean_bars": float(trades["bars"].mean()) if n else nan})

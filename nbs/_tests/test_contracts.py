@@ -72,7 +72,8 @@ def test_module_size(module):
 # Who may know whom: a package of the left may import only what stands on the right, beside itself, config, instruments and page.
 MAY_KNOW = {"data": set(), "features": {"data"}, "labels": set(), "search": {"labels"}, "splits": set(), "scaling": {"features"},
             "validation": {"data", "features", "labels", "splits", "scaling", "models"}, "models": {"splits"}, "ensemble": {"models", "splits"},
-            "backtest": {"labels", "models", "ensemble"}, "experiments": set()}
+            "backtest": {"labels", "models", "ensemble"}, "experiments": set(),
+            "tuning": {"data", "models", "scaling", "splits"}}
 COMMON = {"config", "instruments", "page", "figure"}
 
 
