@@ -37,14 +37,14 @@ def profit_by_month(trades: pd.DataFrame) -> pd.DataFrame:
     if when.dt.strftime("%Y-%m").nunique() >= 3: return profit_by(trades, when.dt.strftime("%Y-%m"))
     return profit_by(trades, (when - pd.to_timedelta(when.dt.day_of_week, unit="D")).dt.strftime("%Y-%m-%d"))
 
-# %% ../../nbs/backtest/figures.ipynb #bcc84f0b
+# %% ../../nbs/backtest/figures.ipynb #0707849f
 UP, DOWN = "#0072B2", "#D55E00"
 
 def plot_sources(trades: pd.DataFrame) -> "Figure":
     """Net dollars by hour of entry and by month (or week), with the number of trades over each bar."""
     from mlpipe.figure import Figure
     fig = Figure(figsize=(6.2, 2.6), layout="constrained")
-    left, right = fig.subplots(1, 2, sharey=True)
+    left, right = fig.subplots(1, 2)
     hours, months = profit_by_hour(trades), profit_by_month(trades)
     weekly = bool(len(months)) and len(str(months.index[0])) > 7
     for ax, table, x, name in ((left, hours, hours.index, "hour of the entry, New York"), (right, months, np.arange(len(months)), "week of the entry" if weekly else "month of the entry")):

@@ -329,7 +329,7 @@ class Market:
         return equity_curve(self.bars, trades, self.costs)
 
 # %% ../../nbs/backtest/trades.ipynb #da0b0960
-def thinned(curve: pd.DataFrame, points: int = 200) -> pd.DataFrame:
+def thinned(curve: pd.DataFrame, points: int = 150) -> pd.DataFrame:
     """At most `points` rows of an equity curve: in each stretch of bars the last equity and the deepest drawdown."""
     part = np.arange(len(curve)) // max(1, -(-len(curve) // points))
     return curve.groupby(part).agg({"datetime": "last", "equity": "last", "drawdown": "min"})

@@ -114,7 +114,7 @@ def trading_words(trading: Mapping[str, Any], share: float | None) -> str:
     low, high = trading["expectancy_low"], trading["expectancy_high"]
     span = f" [{low:+.2f}, {high:+.2f}]" if low is not None and high is not None else ""
     psr, dsr = ("undefined" if trading[k] is None else f"{trading[k]:.2f}" for k in ("psr", "dsr"))
-    dealt = f"; of its signals dealt to other days {share:.0%} earned as much" if share is not None and isfinite(share) else ""
+    dealt = f"; of its signals dealt to other days {share:.1%} earned as much" if share is not None and isfinite(share) else ""
     return (f"{trading['trades']} trades in {trading['sessions']} sessions earned {trading['expectancy_ticks']:+.2f} ticks each after costs{span}, "
             f"{trading['net_dollars']:+,.0f} dollars in all{dealt}; probabilistic Sharpe ratio {psr} (deflated, as if all {trading['trials']:,} trials had seen the test: {dsr})")
 
