@@ -7,8 +7,9 @@ __all__ = ['app', 'Symbols', 'Models', 'Data', 'Env', 'Start', 'End', 'Profile',
            'Name', 'Tuned', 'Reports', 'RunName', 'Commands', 'parse_sets', 'make_config', 'tuned_options',
            'check_models', 'say', 'verdicts', 'handle', 'finish', 'execute', 'demo', 'run', 'plan', 'inspect',
            'leakcheck', 'leakcheck_data', 'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report',
-           'verify', 'nullmarket', 'gc', 'stages', 'models', 'tuning_config', 'tune', 'sync', 'notebook_problem',
-           'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options', 'main']
+           'verify', 'predict', 'say_rows', 'write_rows', 'nullmarket', 'gc', 'stages', 'models', 'tuning_config',
+           'tune', 'sync', 'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options',
+           'main']
 
 # %% ../nbs/cli.ipynb #7d03bba0
 import os
@@ -311,6 +312,39 @@ def verify(run: RunName = "latest") -> None:
     if problems:
         say(f"make them anew with: mlpipe resume {handle(manifest.run_dir)}", error=True)
         raise typer.Exit(1)
+
+# %% ../nbs/cli.ipynb #8fd4e96b
+@app.command()
+def predict(run: RunName = "latest", symbol: Annotated[str, typer.Option(help="The instrument; the run's first by default.")] = "",
+            data: Annotated[str, typer.Option(help="New bars: a file, or a folder with files of the symbol and, where features look at it, the other one.")] = "",
+            last: Annotated[int, typer.Option(min=0, help="Only so many of the latest rows; 0: all that have a full history.")] = 0,
+            follow: Annotated[bool, typer.Option("--follow", help="Go on for ever: say each new row when the files change.")] = False,
+            out: Annotated[str, typer.Option(help="Write the rows to this .csv or .parquet instead of the terminal.")] = "") -> None:
+    """What a finished run says of new bars: probabilities, the lean over the prior, and the side to take, by its own features, scaler, networks and ensemble."""
+    from mlpipe.pipeline.runs import load_run
+    opened = load_run(run)
+    if not data: raise ValueError("--data must name new bars, got nothing. Give a file or a folder.")
+    maker = opened.predictor(symbol or opened.config.symbols[0])
+    if follow:
+        for part in maker.follow(data): say_rows(part)
+    rows = maker.predict_files(data, last=last or None)
+    if out: write_rows(rows, Path(out).expanduser())
+    else: say_rows(rows)
+
+def say_rows(rows: Any) -> None:
+    """Predictions as lines of csv, one per row."""
+    import sys
+    rows.to_csv(sys.stdout, index=False, float_format="%.6f", date_format="%Y-%m-%dT%H:%M:%SZ")
+    sys.stdout.flush()
+
+def write_rows(rows: Any, file: Path) -> None:
+    """Writes predictions whole or not at all."""
+    if file.suffix not in (".csv", ".parquet"): raise ValueError(f"--out must end in .csv or .parquet, got {file.name!r}. Name the file so.")
+    part = file.with_name(f".{file.name}.part")
+    if file.suffix == ".csv": rows.to_csv(part, index=False)
+    else: rows.to_parquet(part, index=False)
+    os.replace(part, file)
+    say(f"{len(rows):,} rows: {file}")
 
 # %% ../nbs/cli.ipynb #9098d81f
 @app.command()

@@ -75,6 +75,11 @@ class Run:
         """A trained network's artifact: weights, configuration, metrics, lineage."""
         return model_artifact(self.manifest, symbol, model or self.config.models[0])
 
+    def predictor(self, symbol: str) -> Any:
+        """What this run says of new bars of `symbol`: see `mlpipe.inference.Forecasts`."""
+        from mlpipe.inference import Forecasts
+        return Forecasts(self, symbol)
+
     def __repr__(self) -> str: return f"Run({self.id}, {self.status}, {len(self.manifest.records)} tasks)"
 
 def load_run(name: str = "latest") -> Run:
