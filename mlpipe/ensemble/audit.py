@@ -89,7 +89,7 @@ def check_intervals(predictions: Mapping[str, OutOfFoldPredictions], until: pd.T
         out.append(result("intervals", f"{m}, end of train", late, 0, "fail" if late else "pass", f"nothing from {until:%Y-%m-%d %H:%M} on"))
     return out
 
-# %% ../../nbs/ensemble/audit.ipynb #4da96a38
+# %% ../../nbs/ensemble/audit.ipynb #3df057b1
 NULL_LIMIT = 0.01          # nats; what a few coefficients may claim by luck where there is nothing to know
 
 def other_days(days: pd.DatetimeIndex, seed: int, permute: bool) -> np.ndarray:
@@ -118,7 +118,7 @@ def fitted_prior(frame: pd.DataFrame, targets: pd.DataFrame, priors: pd.DataFram
     times = pd.DatetimeIndex(frame["datetime"])
     y, weight, _ = targets_at(times, targets)
     p = priors.set_index("datetime").loc[times, list(PROBABILITIES)].to_numpy()[None]
-    return prediction_frame(times, MetaLearner.fit(p, y, weight, C=1e6).predict(p))
+    return prediction_frame(times, MetaLearner.fit(p, y, weight, C=1e6, intercept=True).predict(p))
 
 Claim = Callable[[str, Mapping[str, OutOfFoldPredictions], pd.DataFrame], pd.DataFrame]
 

@@ -26,7 +26,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
-# %% ../../nbs/ensemble/stacking.ipynb #4ea9f4a2
+# %% ../../nbs/ensemble/stacking.ipynb #a5d0756d
 @dataclass(frozen=True)
 class MetaLearner:
     """Multinomial logistic on log-probabilities: `coef` float64 (m,), one per member; `intercept` (3,)."""
@@ -34,25 +34,25 @@ class MetaLearner:
     intercept: np.ndarray
 
     @classmethod
-    def fit(cls, p: np.ndarray, y: np.ndarray, weight: np.ndarray, C: float = 0.1, steps: int = 100) -> "MetaLearner":
+    def fit(cls, p: np.ndarray, y: np.ndarray, weight: np.ndarray, C: float = 0.01, intercept: bool = False, steps: int = 100) -> "MetaLearner":
         """Newton's method on the weighted log-loss plus the penalty. p: (m, n, 3); y: class index (n,) in 0, 1, 2; weight: (n,), taken relative to its mean.
 
-        C: inverse strength of the penalty. Raises ValueError if a class is missing.
+        C: inverse strength of the penalty; intercept: whether class shares are learned too. Raises ValueError if a class is missing.
         """
         if len(seen := np.unique(y)) < 3:
             raise ValueError(f"labels must hold all three classes to fit a meta-learner, got {(seen - 1).tolist()}. Use a longer span, or voting.")
-        x, w, m = log_features(p), weight / weight.mean(), len(p)
-        centre = np.concatenate([np.full(m, 1 / m), np.zeros(3)])
+        m, w = len(p), weight / weight.mean()
+        x, centre = log_features(p)[:, :, :m + 3 * intercept], np.concatenate([np.full(m, 1 / m), np.zeros(3 * intercept)])
         beta, hit = centre.copy(), x[np.arange(len(y)), y].T @ w
         for _ in range(steps):
             q = softmax(x @ beta)
             mean = np.einsum("nck,nc->nk", x, q)
             slope = w @ mean - hit + (beta - centre) / C
-            curve = np.einsum("nck,ncl->kl", x * (w[:, None] * q)[:, :, None], x) - (mean * w[:, None]).T @ mean + np.eye(m + 3) / C
+            curve = np.einsum("nck,ncl->kl", x * (w[:, None] * q)[:, :, None], x) - (mean * w[:, None]).T @ mean + np.eye(len(beta)) / C
             move = np.linalg.solve(curve, slope)
             beta = beta - move * min(1.0, 2.0 / max(np.abs(move).max(), 1e-12))
             if np.abs(move).max() < 1e-10: break
-        return cls(beta[:m], beta[m:])
+        return cls(beta[:m], beta[m:] if intercept else np.zeros(3))
 
     def predict(self, p: np.ndarray) -> np.ndarray:
         """Probabilities (n, 3) for the members' p (m, n, 3)."""
@@ -60,21 +60,22 @@ class MetaLearner:
 
 # %% ../../nbs/ensemble/stacking.ipynb #4c62f2d5
 class MetaEnsemble:
-    """A meta-learner over members' log-probabilities that takes predictions of one proven type only. `C`: inverse strength of the L2 penalty.
+    """A meta-learner over members' log-probabilities that takes predictions of one proven type only. `C`: inverse strength of the L2 penalty; `intercept`:
+    whether class shares are learned too.
 
     Learned: `members_`, `meta_`, `last_t1_` (the last label end seen).
     """
     kind: ClassVar[str]
     accepts: ClassVar[tuple[type, ...]]
 
-    def __init__(self, C: float = 0.1) -> None:
+    def __init__(self, C: float = 0.01, intercept: bool = False) -> None:
         if not C > 0: raise ValueError(f"C must be > 0, got {C}. Give the inverse strength of the penalty.")
-        self.C = C
+        self.C, self.intercept = C, intercept
 
     def fit(self, predictions: Mapping[str, Any], targets: pd.DataFrame) -> "MetaEnsemble":
         """Learns from `predictions` by member and their `targets` (datetime, label, if there: weight). Raises TypeError for any other type, ValueError for a leak."""
         p, y, weight, self.last_t1_ = level_one(predictions, targets, self.accepts)
-        self.members_, self.meta_ = tuple(predictions), MetaLearner.fit(p, y, weight, self.C)
+        self.members_, self.meta_ = tuple(predictions), MetaLearner.fit(p, y, weight, self.C, self.intercept)
         return self
 
     def predict(self, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -89,13 +90,13 @@ class MetaEnsemble:
 
     def state(self) -> dict[str, Any]:
         """Plain JSON: kind, members, coefficients, last label end in ns."""
-        return {"kind": self.kind, "C": self.C, "members": list(self.members_), "coef": self.meta_.coef.tolist(),
+        return {"kind": self.kind, "C": self.C, "fit_intercept": self.intercept, "members": list(self.members_), "coef": self.meta_.coef.tolist(),
                 "intercept": self.meta_.intercept.tolist(), "last_t1_ns": self.last_t1_.as_unit("ns").value}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "MetaEnsemble":
         """The ensemble whose `state` this is."""
-        self = cls(state["C"])
+        self = cls(state["C"], state["fit_intercept"])
         self.members_, self.last_t1_ = tuple(state["members"]), pd.Timestamp(state["last_t1_ns"], tz="UTC")
         self.meta_ = MetaLearner(np.array(state["coef"]), np.array(state["intercept"]))
         return self
