@@ -1599,6 +1599,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                    'mlpipe.models.architectures.nhits.scale_names': ( 'models/architectures/nhits.html#scale_names',
                                                                                                       'mlpipe/models/architectures/nhits.py'),
                                                    'mlpipe.models.architectures.nhits.scale_spread': ( 'models/architectures/nhits.html#scale_spread',
+                                                                                                       'mlpipe/models/architectures/nhits.py'),
+                                                   'mlpipe.models.architectures.nhits.scaled_rates': ( 'models/architectures/nhits.html#scaled_rates',
                                                                                                        'mlpipe/models/architectures/nhits.py')},
             'mlpipe.models.architectures.patchtst': { 'mlpipe.models.architectures.patchtst.Attention': ( 'models/architectures/patchtst.html#attention',
                                                                                                           'mlpipe/models/architectures/patchtst.py'),
