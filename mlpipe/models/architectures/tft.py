@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORM_EPS', 'PIECE', 'EVEN_START', 'TFTOptions', 'TFTConfig', 'GatedSkip', 'GRN', 'collapse', 'stacked', 'FeatureGRNs',
-           'VariableSelection', 'InterpretableAttention', 'TFTEncoder', 'TFT', 'plot_importance', 'plot_attention',
-           'TFTForecasterConfig', 'TFTForecaster']
+           'VariableSelection', 'InterpretableAttention', 'TFTEncoder', 'QuantileHead', 'TFT', 'plot_importance',
+           'plot_attention', 'TFTForecasterConfig', 'TFTForecaster']
 
 # %% ../../../nbs/models/architectures/tft.ipynb #55d6a399
 from typing import TYPE_CHECKING, Any, Sequence
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from .lstm import init_lstm
 from ..base import BaseTimeSeriesModel, ModelConfig
-from ..layers import BaseForecaster, ByteDropout, ForecasterConfig, QuantileHead, RevIN, check_quantiles
+from ..layers import BaseForecaster, ByteDropout, ForecasterConfig, RevIN
 from ..registry import ModelRegistry
 
 # %% ../../../nbs/models/architectures/tft.ipynb #7ca6b532
@@ -48,7 +48,9 @@ class TFTConfig(TFTOptions, ModelConfig):
     @field_validator("quantiles")
     @classmethod
     def _rising(cls, quantiles: tuple[float, ...]) -> tuple[float, ...]:
-        return quantiles and check_quantiles(quantiles)
+        inside = (0.0, *quantiles, 1.0)
+        if any(not a < b for a, b in zip(inside, inside[1:])): raise ValueError("quantiles must rise, inside of (0, 1)")
+        return quantiles
 
 # %% ../../../nbs/models/architectures/tft.ipynb #78376060
 NORM_EPS = 1e-3
@@ -201,6 +203,23 @@ class TFTEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.read(x)[0][:, 0]
 
+# %% ../../../nbs/models/architectures/tft.ipynb #02ac6183
+class QuantileHead(nn.Module):
+    """(B, width) -> (B, n), one column per quantile: dropout, then one linear layer that starts at zero."""
+
+    def __init__(self, width: int, n: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout, self.linear = ByteDropout(dropout), nn.Linear(width, n)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.linear(self.dropout(h))
+
+    def set_prior(self, values: np.ndarray) -> None:
+        """Sets the answer of an untrained network: the training targets' own quantiles (n,)."""
+        with torch.no_grad(): self.linear.bias.copy_(torch.from_numpy(np.asarray(values, dtype=np.float64)))
+
 # %% ../../../nbs/models/architectures/tft.ipynb #9d56a6fe
 @ModelRegistry.register("tft", config=TFTConfig, tags={"recurrent", "attention", "causal", "interpretable"})
 class TFT(BaseTimeSeriesModel):
@@ -208,7 +227,7 @@ class TFT(BaseTimeSeriesModel):
 
     def __init__(self, config: TFTConfig) -> None:
         super().__init__(config, TFTEncoder(config.n_features, config))
-        self.quantile_head = QuantileHead(config.d_model, config.quantiles, config.dropout) if config.quantiles else None
+        self.quantile_head = QuantileHead(config.d_model, len(config.quantiles), config.dropout) if config.quantiles else None
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, 3) and quantiles (B, Q) as trained: in the options' order, perhaps crossing. Raises ValueError without `quantiles`."""

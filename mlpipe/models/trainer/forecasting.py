@@ -81,6 +81,7 @@ class ForecastTask(L.LightningModule):
         if loss not in LOSSES: raise ValueError(f"loss of a forecaster must be one of {', '.join(LOSSES)}, got {loss!r}. Choose one.")
         self.model, self.settings, self.loss, self.where = model, settings, LOSSES[loss], where
         self.train_loss = self.val_loss = float("nan")
+        self.register_buffer("sums", torch.zeros(2, dtype=torch.float64))     # of the epoch: error times windows, and windows
 
     def forward(self, x: Tensor) -> Tensor: return self.model(x)
 
@@ -95,13 +96,13 @@ class ForecastTask(L.LightningModule):
         past = self.model.config.sequence_length
         return self.loss(self.model(batch.x[:, :past]), batch.x[:, past:])
 
-    def on_train_epoch_start(self) -> None: self._train = [0.0, 0]
+    def on_train_epoch_start(self) -> None: self.sums.zero_()
 
     def training_step(self, batch: Any, index: int) -> Tensor:
         loss = self.error(batch)
         check_loss(loss.detach(), "training", f"{self.where}, epoch {self.current_epoch + 1}, step {index + 1}")
-        self._train = [self._train[0] + loss.item() * len(batch.x), self._train[1] + len(batch.x)]
-        self.train_loss = self._train[0] / self._train[1]
+        self.sums += torch.tensor([loss.item() * len(batch.x), len(batch.x)], dtype=torch.float64, device=self.device)
+        self.train_loss = (self.sums[0] / self.sums[1]).item()
         return loss
 
     def on_validation_epoch_start(self) -> None: self._val = [0.0, 0]
