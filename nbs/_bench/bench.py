@@ -153,18 +153,6 @@ def purge():
     return cpu(lambda: legal(t0, t1, t0[60_000:70_000], t1[60_000:70_000], 276)), "CPU-s per 100k rows", 0.2, False, "1.0"
 
 
-def windows():
-    import torch
-    from mlpipe.models.datasets import TimeSeriesDataset
-    from mlpipe.models.datasets.windows import WindowLoader
-    torch.set_num_threads(1)
-    rng = np.random.default_rng(1)
-    data = TimeSeriesDataset(rng.normal(size=(100_059, 32)).astype(np.float32), rng.integers(-1, 2, 100_059), 60)
-    def work():
-        for _ in WindowLoader(data, batch_size=256, seed=1, shuffle=True): pass
-    return len(data) / cpu(work) / 1e6, "M windows per CPU-s, 60 x 32, batch 256", 3.0, True, "stock DataLoader 0.24"
-
-
 def train_step(args):
     import networks
     return networks.train_step(networks.chosen(args.model))
@@ -185,6 +173,18 @@ def ett(args):
         yield m["mse"], f"MSE of {what}", bar, False, f"published {said[0]:.3f}" if said else "none published"
         yield m["mae"], f"MAE of {what}", None, False, f"published {said[1]:.3f}" if said else "none published"
         yield m["cpu_s"], f"CPU-s of {what}", seconds, False, f"MSE by seed {m['by_seed']}"
+
+
+def windows():
+    import torch
+    from mlpipe.models.datasets import TimeSeriesDataset
+    from mlpipe.models.datasets.windows import WindowLoader
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(1)
+    data = TimeSeriesDataset(rng.normal(size=(100_059, 32)).astype(np.float32), rng.integers(-1, 2, 100_059), 60)
+    def work():
+        for _ in WindowLoader(data, batch_size=256, seed=1, shuffle=True): pass
+    return len(data) / cpu(work) / 1e6, "M windows per CPU-s, 60 x 32, batch 256", 3.0, True, "stock DataLoader 0.24"
 
 
 def backtest():
@@ -258,9 +258,9 @@ def demo():
     return time.perf_counter() - started, "s for a second demo, everything reused", 2.0, False, "-"
 
 
-BENCHES = {f.__name__: f for f in (triple_barrier, features_100k, features_1m, resample_5m, read_csv, surface, search, uniqueness, purge, windows, train_step, infer_one, ett,
-                                  backtest, runner, prepare_500k, demo)}
-WITH_OPTIONS = (train_step, infer_one, ett)     # give a row per network; the others one tuple
+BENCHES = {f.__name__: f for f in (triple_barrier, features_100k, features_1m, resample_5m, read_csv, surface, search, uniqueness, purge, windows, backtest, runner,
+                                  prepare_500k, demo)}
+WITH_OPTIONS = {f.__name__: f for f in (train_step, infer_one, ett)}     # give a row per network; the others one tuple
 
 
 def machine():
@@ -281,7 +281,7 @@ def told(name, row, speed, as_json):
 
 def parsed(args):
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
+    p.add_argument("names", nargs="*", metavar="NAME", help=", ".join({**BENCHES, **WITH_OPTIONS}))
     p.add_argument("--json", action="store_true")
     p.add_argument("--stages", action="store_true", help="prepare_500k: the seconds of each stage")
     p.add_argument("--model", help="train_step, infer_one, ett: the networks, with commas; ett also: all")
@@ -290,8 +290,9 @@ def parsed(args):
     p.add_argument("--seeds", default=3, type=int)
     p.add_argument("--data", help="ett: the folder of the csv files")
     args = p.parse_args(args)
-    unknown = [n for n in args.names if n not in BENCHES]
-    if unknown: sys.exit(f"a benchmark must be one of {', '.join(BENCHES)}, got {unknown[0]!r}.")
+    known = {**BENCHES, **WITH_OPTIONS}
+    unknown = [n for n in args.names if n not in known]
+    if unknown: sys.exit(f"a benchmark must be one of {', '.join(known)}, got {unknown[0]!r}.")
     return args
 
 
@@ -299,9 +300,8 @@ def main(args):
     args = parsed(args)
     speed = machine()
     if not args.json: print(f"machine: GEMM {speed['gemm_gflops']} GFLOP/s, copy {speed['copy_gbs']} GB/s (one thread)")
-    for name in args.names or BENCHES:
-        bench = BENCHES[name]
-        for row in bench(args) if bench in WITH_OPTIONS else [bench()]: print(told(name, row, speed, args.json), flush=True)
+    for name in args.names or [*BENCHES, *WITH_OPTIONS]:
+        for row in WITH_OPTIONS[name](args) if name in WITH_OPTIONS else [BENCHES[name]()]: print(told(name, row, speed, args.json), flush=True)
 
 
 if __name__ == "__main__": main(sys.argv[1:])
