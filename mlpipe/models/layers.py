@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['random_bytes', 'ByteDropout', 'WindowStatistics', 'RevIN', 'LearnedPositions', 'sinusoidal_positions',
-           'ForecasterConfig', 'BaseForecaster']
+           'CausalEmbedding', 'piecewise', 'ForecasterConfig', 'BaseForecaster']
 
 # %% ../../nbs/models/layers.ipynb #9a7943b2
 import math
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -85,6 +85,25 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
     """float32 (length, width): sines in the even columns, cosines in the odd ones. Any width >= 1."""
     angle = torch.arange(length)[:, None] * torch.exp(-math.log(10_000) * torch.arange(0, width, 2) / width)
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width].contiguous()
+
+# %% ../../nbs/models/layers.ipynb #e8e7b707
+class CausalEmbedding(nn.Module):
+    """Windows (B, L, F) -> tokens (B, L, width), each of its bar and the `bars` - 1 before it; 1: a linear map of the bar alone."""
+
+    def __init__(self, n_features: int, width: int, bars: int = 1) -> None:
+        super().__init__()
+        self.bars, self.linear = bars, nn.Linear(n_features * bars, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bars == 1: return self.linear(x)
+        padded = functional.pad(x, (0, 0, self.bars - 1, 0))
+        return self.linear(torch.cat([padded[:, i:i + x.shape[1]] for i in range(self.bars)], dim=2))     # oldest bar first
+
+# %% ../../nbs/models/layers.ipynb #98e7e79c
+def piecewise(part: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
+    """`part(x)`, on a CPU `rows` at a time; for a part that treats each row of x (B, ...) by itself."""
+    whole = x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling()             # an exported network takes batches of any size
+    return part(x) if whole or len(x) <= rows else torch.cat([part(piece) for piece in x.split(rows)])
 
 # %% ../../nbs/models/layers.ipynb #c5a29a66
 class ForecasterConfig(BaseModel):

@@ -2,10 +2,13 @@
 """Measures what the project promises on speed: CPU seconds, or rates per CPU second, inside one process.
 
     python nbs/_bench/bench.py [NAME ...] [--json]
+    python nbs/_bench/bench.py ett [--file ETTh1] [--horizon 96] [--model patchtst] [--seeds 3]      # see ett.py
+    python nbs/_bench/bench.py train_step infer_one [--model lstm,nhits]                              # see networks.py
 
-Prints a table, or one JSON object a line: name, value, unit, bar, ok, reference. The machine's own speed (a reference GEMM and copy) is
-printed beside it, because the same code reads differently on a busy machine.
+Prints a table, or one JSON object a line: name, value, unit, bar, ok, reference (bar and ok are null where there is none). The machine's own
+speed (a reference GEMM and copy) is printed beside it, because the same code reads differently on a busy machine.
 """
+import argparse
 import json
 import os
 import sys
@@ -214,6 +217,28 @@ def purge():
     return cpu(lambda: legal(t0, t1, t0[60_000:70_000], t1[60_000:70_000], 276)), "CPU-s per 100k rows", 0.2, False, "1.0"
 
 
+def train_step(args):
+    import networks
+    return networks.train_step(networks.chosen(args.model))
+
+
+def infer_one(args):
+    import networks
+    return networks.infer_one(networks.chosen(args.model))
+
+
+def ett(args):
+    """Errors and CPU seconds of a forecaster on ETT; the published numbers are the reference."""
+    import ett
+    for model in ett.chosen(args.model or "patchtst"):
+        m, said = ett.medians(args.file, args.horizon, model, args.seeds, args.data or ett.DATA), ett.published(model, args.file, args.horizon)
+        bar, seconds = ett.BARS.get((model, args.file, args.horizon), (None, None))
+        what = f"{model} on {args.file}, horizon {args.horizon}, L {m['L']}, median of {args.seeds}"
+        yield m["mse"], f"MSE of {what}", bar, False, f"published {said[0]:.3f}" if said else "none published"
+        yield m["mae"], f"MAE of {what}", None, False, f"published {said[1]:.3f}" if said else "none published"
+        yield m["cpu_s"], f"CPU-s of {what}", seconds, False, f"MSE by seed {m['by_seed']}"
+
+
 def windows():
     import torch
     from mlpipe.models.datasets import TimeSeriesDataset
@@ -329,6 +354,7 @@ def demo():
 
 BENCHES = {f.__name__: f for f in (triple_barrier, features_100k, features_1m, resample_5m, read_csv, ingest_5m, surface, search, uniqueness, purge, windows, tracking, backtest, runner,
                                   prepare_500k, demo)}
+WITH_OPTIONS = {f.__name__: f for f in (train_step, infer_one, ett)}     # give a row per network; the others one tuple
 
 
 def machine():
@@ -338,17 +364,38 @@ def machine():
     return {"gemm_gflops": round(2 * 1024**3 / cpu(lambda: a @ a) / 1e9, 1), "copy_gbs": round(block.nbytes * 2 / cpu(block.copy) / 1e9, 1)}
 
 
+def told(name, row, speed, as_json):
+    """One line of the table, or of JSON."""
+    value, unit, bar, more_is_better, reference = row
+    ok = None if bar is None else bool(value >= bar if more_is_better else value <= bar)
+    if as_json: return json.dumps({"name": name, "value": value, "unit": unit, "bar": bar, "ok": ok, "reference": reference, **speed})
+    asked = "no bar          " if bar is None else f"bar {'>=' if more_is_better else '<='} {bar:<6g} {'ok  ' if ok else 'MISS'}"
+    return f"{name:<16} {value:>10.4g}  {unit:<46} {asked}  reference: {reference}"
+
+
+def parsed(args):
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("names", nargs="*", metavar="NAME", help=", ".join({**BENCHES, **WITH_OPTIONS}))
+    p.add_argument("--json", action="store_true")
+    p.add_argument("--stages", action="store_true", help="prepare_500k: the seconds of each stage")
+    p.add_argument("--model", help="train_step, infer_one, ett: the networks, with commas; ett also: all")
+    p.add_argument("--file", default="ETTh1", choices=("ETTh1", "ETTh2", "ETTm1", "ETTm2"))
+    p.add_argument("--horizon", default=96, type=int)
+    p.add_argument("--seeds", default=3, type=int)
+    p.add_argument("--data", help="ett: the folder of the csv files")
+    args = p.parse_args(args)
+    known = {**BENCHES, **WITH_OPTIONS}
+    unknown = [n for n in args.names if n not in known]
+    if unknown: sys.exit(f"a benchmark must be one of {', '.join(known)}, got {unknown[0]!r}.")
+    return args
+
+
 def main(args):
-    names = [a for a in args if not a.startswith("-")] or list(BENCHES)
-    unknown = [n for n in names if n not in BENCHES]
-    if unknown: sys.exit(f"a benchmark must be one of {', '.join(BENCHES)}, got {unknown[0]!r}.")
+    args = parsed(args)
     speed = machine()
-    if "--json" not in args: print(f"machine: GEMM {speed['gemm_gflops']} GFLOP/s, copy {speed['copy_gbs']} GB/s (one thread)")
-    for name in names:
-        value, unit, bar, more_is_better, reference = BENCHES[name]()
-        ok = value >= bar if more_is_better else value <= bar
-        if "--json" in args: print(json.dumps({"name": name, "value": value, "unit": unit, "bar": bar, "ok": bool(ok), "reference": reference, **speed}))
-        else: print(f"{name:<16} {value:>10.4g}  {unit:<46} bar {'>=' if more_is_better else '<='} {bar:<6g} {'ok  ' if ok else 'MISS'}  reference: {reference}", flush=True)
+    if not args.json: print(f"machine: GEMM {speed['gemm_gflops']} GFLOP/s, copy {speed['copy_gbs']} GB/s (one thread)")
+    for name in args.names or [*BENCHES, *WITH_OPTIONS]:
+        for row in WITH_OPTIONS[name](args) if name in WITH_OPTIONS else [BENCHES[name]()]: print(told(name, row, speed, args.json), flush=True)
 
 
 if __name__ == "__main__": main(sys.argv[1:])

@@ -28,7 +28,7 @@ F, L = 5, 13                                                   # no other dimens
 SMALL = {"lstm": {"hidden_size": 8}, "transformer": {"d_model": 8, "n_heads": 2, "feed_forward": 16}, "nhits": {"hidden_size": 8},
          "tft": {"d_model": 8, "n_heads": 2}, "patchtst": {"d_model": 8, "n_heads": 2, "feed_forward": 16}}
 VARIANTS = [("lstm", {"num_layers": 2}), ("lstm", {"readout": "attention"}), ("transformer", {"causal": False, "readout": "mean"}),
-            ("transformer", {"positions": "sinusoidal", "readout": "attention"}), ("nhits", {"blocks": 2}), ("nhits", {"pools": (3, 3, 2, 1)}),
+            ("transformer", {"positions": "sinusoidal", "readout": "attention"}), ("transformer", {"embedding_bars": 3}), ("nhits", {"blocks": 2}), ("nhits", {"pools": (3, 3, 2, 1)}),
             ("tft", {"lstm_layers": 2}), ("patchtst", {"channel_mode": "independent"}), ("patchtst", {"revin": True, "readout": "mean"}),
             ("patchtst", {"norm": "batch"}), ("patchtst", {"residual_attention": False, "stride": 3, "readout": "last"}), ("dlinear", {"kernel": 3, "steps": 2})]
 CASES = [(name, {}) for name in NAMES] + VARIANTS

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['max_pool', 'interpolation', 'Knots', 'Block', 'NHiTSEncoder', 'scale_names', 'NHiTSConfig', 'positive', 'NHiTS',
-           'scale_spread', 'plot_scales', 'NHiTSForecasterConfig', 'NHiTSForecaster', 'plot_forecast']
+           'scale_spread', 'plot_scales', 'scaled_rates', 'NHiTSForecasterConfig', 'NHiTSForecaster', 'plot_forecast']
 
 # %% ../../../nbs/models/architectures/nhits.ipynb #cca83bc1
+import math
 from typing import TYPE_CHECKING, Mapping
 
 import torch
@@ -136,11 +137,17 @@ def plot_scales(terms: Mapping[str, Tensor]) -> "Figure":
     ax.set_title(f"The scale that moves the answer most: {max(spread, key=spread.get)}", fontsize=9)
     return fig
 
+# %% ../../../nbs/models/architectures/nhits.ipynb #3c252878
+def scaled_rates(horizon: int, stacks: int) -> tuple[int, ...]:
+    """Bars of the horizon per knot for each stack, coarse first: from a quarter of the horizon down to one bar, geometrically."""
+    steps = [1 - i / max(stacks - 1, 1) for i in range(stacks)]
+    return tuple(math.ceil(round((horizon / 4) ** step, 6)) if horizon > 4 else 1 for step in steps)
+
 # %% ../../../nbs/models/architectures/nhits.ipynb #36525a33
 class NHiTSForecasterConfig(ForecasterConfig):
     """Options of the N-HiTS forecaster."""
     pools: tuple[int, ...] = (8, 4, 1)                   # bars per pooled value, stack by stack
-    rates: tuple[int, ...] = (24, 12, 1)                 # bars of the horizon per knot, stack by stack, coarse first
+    rates: tuple[int, ...] | None = None                 # bars of the horizon per knot, stack by stack, coarse first; None: see `scaled_rates`
     blocks: int = Field(default=1, ge=1)                 # per stack
     hidden_size: int = Field(default=512, ge=1)
     num_layers: int = Field(default=2, ge=1)
@@ -148,13 +155,13 @@ class NHiTSForecasterConfig(ForecasterConfig):
 
     @field_validator("pools", "rates")
     @classmethod
-    def _rates(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return positive(value)
+    def _rates(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return None if value is None else positive(value)
 
     @field_validator("rates")
     @classmethod
-    def _one_each(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        if len(value) != len(info.data.get("pools", value)): raise ValueError(f"must hold one rate per stack, as pools does ({len(info.data['pools'])})")
+    def _one_each(cls, value: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        if value is not None and len(value) != len(info.data.get("pools", value)): raise ValueError(f"must hold one rate per stack, as pools does ({len(info.data['pools'])})")
         return value
 
 # %% ../../../nbs/models/architectures/nhits.ipynb #a3682213
@@ -164,7 +171,8 @@ class NHiTSForecaster(BaseForecaster):
     def __init__(self, config: NHiTSForecasterConfig) -> None:
         super().__init__(config)
         self.encoder = NHiTSEncoder(1, config.sequence_length, config.pools, config.blocks, config.hidden_size, config.num_layers)
-        knots = [max(config.horizon // rate, 1) for rate in config.rates for _ in range(config.blocks)]
+        rates = config.rates or scaled_rates(config.horizon, len(config.pools))
+        knots = [max(config.horizon // rate, 1) for rate in rates for _ in range(config.blocks)]
         self.knots = nn.ModuleList(Knots(config.hidden_size, 1, k, config.horizon) for k in knots)
 
     def decompose(self, x: Tensor) -> dict[str, Tensor]:

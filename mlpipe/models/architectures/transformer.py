@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..base import BaseTimeSeriesModel, ModelConfig
-from ..layers import BaseForecaster, ByteDropout, ForecasterConfig, LearnedPositions, RevIN, sinusoidal_positions
+from ..layers import BaseForecaster, ByteDropout, CausalEmbedding, ForecasterConfig, LearnedPositions, RevIN, sinusoidal_positions
 from ..registry import ModelRegistry
 
 # %% ../../../nbs/models/architectures/transformer.ipynb #45bc5e49
@@ -24,6 +24,7 @@ class TransformerOptions(BaseModel):
     n_heads: int = Field(default=4, ge=1, validate_default=True)      # views, each of d_model / n_heads numbers
     num_layers: int = Field(default=2, ge=1)
     feed_forward: int = Field(default=128, ge=1)                      # hidden units of W_1
+    embedding_bars: int = Field(default=1, ge=1)                      # bars that a token is made of: its own, and those just before
     positions: Literal["learned", "sinusoidal"] = "learned"
     causal: bool = True                                               # a bar sees itself and earlier bars only
     readout: Literal["last", "mean", "attention"] = "last"            # the last token, the mean of all, or a learned mean
@@ -91,7 +92,7 @@ class TransformerEncoder(nn.Module):
     def __init__(self, n_features: int, sequence_length: int, config: TransformerOptions) -> None:
         super().__init__()
         self.width, self.readout = config.d_model, config.readout
-        self.embed = nn.Linear(n_features, config.d_model)
+        self.embed = CausalEmbedding(n_features, config.d_model, config.embedding_bars)
         self.place = (LearnedPositions if config.positions == "learned" else SinusoidalPositions)(sequence_length, config.d_model)
         self.dropout = ByteDropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
