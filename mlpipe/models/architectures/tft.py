@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORM_EPS', 'PIECE', 'EVEN_START', 'TFTOptions', 'TFTConfig', 'GatedSkip', 'GRN', 'collapse', 'stacked', 'FeatureGRNs',
-           'VariableSelection', 'InterpretableAttention', 'TFTEncoder', 'QuantileHead', 'TFT', 'plot_importance',
-           'plot_attention', 'TFTForecasterConfig', 'TFTForecaster']
+           'VariableSelection', 'InterpretableAttention', 'TFTEncoder', 'TFT', 'plot_importance', 'plot_attention',
+           'TFTForecasterConfig', 'TFTForecaster']
 
 # %% ../../../nbs/models/architectures/tft.ipynb #55d6a399
 from typing import TYPE_CHECKING, Any, Sequence
@@ -43,14 +43,6 @@ class TFTOptions(BaseModel):
 
 class TFTConfig(TFTOptions, ModelConfig):
     """Options of the TFT with a class head."""
-    quantiles: tuple[float, ...] = ()                                 # of a forward return, from a second head; empty: none
-
-    @field_validator("quantiles")
-    @classmethod
-    def _rising(cls, quantiles: tuple[float, ...]) -> tuple[float, ...]:
-        inside = (0.0, *quantiles, 1.0)
-        if any(not a < b for a, b in zip(inside, inside[1:])): raise ValueError("quantiles must rise, inside of (0, 1)")
-        return quantiles
 
 # %% ../../../nbs/models/architectures/tft.ipynb #78376060
 NORM_EPS = 1e-3
@@ -148,7 +140,7 @@ class VariableSelection(nn.Module):
         bars, of_bars = x.flatten(0, 1), v.flatten(0, 1)
         if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():      # an exported network takes batches of any size
             return self.features(bars, of_bars, maps).unflatten(0, x.shape[:2]), v
-        rows = max(PIECE // self.features.scale.numel(), 1)
+        rows = max(PIECE // self.features.scale.numel() // 16, 1) * 16                          # whole groups of rows: equal bits whatever the batch
         return torch.cat([self.features(*piece, maps) for piece in zip(bars.split(rows), of_bars.split(rows))]).unflatten(0, x.shape[:2]), v
 
 # %% ../../../nbs/models/architectures/tft.ipynb #4f059369
@@ -203,41 +195,13 @@ class TFTEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.read(x)[0][:, 0]
 
-# %% ../../../nbs/models/architectures/tft.ipynb #02ac6183
-class QuantileHead(nn.Module):
-    """(B, width) -> (B, n), one column per quantile: dropout, then one linear layer that starts at zero."""
-
-    def __init__(self, width: int, n: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout, self.linear = ByteDropout(dropout), nn.Linear(width, n)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return self.linear(self.dropout(h))
-
-    def set_prior(self, values: np.ndarray) -> None:
-        """Sets the answer of an untrained network: the training targets' own quantiles (n,)."""
-        with torch.no_grad(): self.linear.bias.copy_(torch.from_numpy(np.asarray(values, dtype=np.float64)))
-
 # %% ../../../nbs/models/architectures/tft.ipynb #9d56a6fe
 @ModelRegistry.register("tft", config=TFTConfig, tags={"recurrent", "attention", "causal", "interpretable"})
 class TFT(BaseTimeSeriesModel):
-    """TFT encoder and class head: windows (B, L, F) -> logits (B, 3); with `quantiles` in its options a second head, see `both` and `quantiles`."""
+    """TFT encoder and class head: windows (B, L, F) -> logits (B, 3)."""
 
     def __init__(self, config: TFTConfig) -> None:
         super().__init__(config, TFTEncoder(config.n_features, config))
-        self.quantile_head = QuantileHead(config.d_model, len(config.quantiles), config.dropout) if config.quantiles else None
-
-    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, 3) and quantiles (B, Q) as trained: in the options' order, perhaps crossing. Raises ValueError without `quantiles`."""
-        if self.quantile_head is None: raise ValueError("quantiles of the TFT must be named to be forecast, got none (model.tft.quantiles). Set them, (0.1, 0.5, 0.9) say.")
-        h = self.encode(x)
-        return self.head(h), self.quantile_head(h)
-
-    def quantiles(self, x: Tensor) -> Tensor:
-        """Quantiles (B, Q) of the forward return, rising."""
-        return self.both(x)[1].sort(dim=1).values
 
     def looks(self, dataset: Any, batch_size: int = 1024) -> tuple[np.ndarray, np.ndarray]:
         """Weighted means over a TimeSeriesDataset: selection (L, F), rows sum to 1, and attention (L,), sum 1."""
