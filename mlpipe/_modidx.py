@@ -2885,6 +2885,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mlpipe/pipeline/report.py'),
                                         'mlpipe.pipeline.report.span_counts': ( 'pipeline/report.html#span_counts',
                                                                                 'mlpipe/pipeline/report.py'),
+                                        'mlpipe.pipeline.report.standings': ('pipeline/report.html#standings', 'mlpipe/pipeline/report.py'),
                                         'mlpipe.pipeline.report.symbol_section': ( 'pipeline/report.html#symbol_section',
                                                                                    'mlpipe/pipeline/report.py'),
                                         'mlpipe.pipeline.report.symbols_of': ( 'pipeline/report.html#symbols_of',

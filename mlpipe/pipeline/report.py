@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PICTURES', 'MAIN_FILES', 'read_json', 'task_name', 'RunFacts', 'read_run', 'symbols_of', 'pick', 'with_interval',
            'dollars', 'headline', 'problems', 'checks_of', 'counts', 'label_shares', 'span_counts', 'pictures',
-           'pages_of', 'symbol_section', 'rows_in', 'task_table', 'data_table', 'kilobytes', 'flat', 'changed_settings',
-           'settings_table', 'versions', 'own_version', 'lead', 'run_page', 'write_run_report']
+           'pages_of', 'standings', 'symbol_section', 'rows_in', 'task_table', 'data_table', 'kilobytes', 'flat',
+           'changed_settings', 'settings_table', 'versions', 'own_version', 'lead', 'run_page', 'write_run_report']
 
 # %% ../../nbs/pipeline/report.ipynb #33abb5af
 import json
@@ -152,8 +152,12 @@ def span_counts(run: RunFacts, symbol: str) -> Markup:
 PICTURES = (("split", "splits.png", "Split map: what was trained, validated and tested on, with purge and embargo"),
             ("optimize", "surface.png", "Barrier search: fitness over the grid of barriers"),
             ("train", "curves.png", "Training curves"),
+            ("train", "explanation.png", "What the network looks at"),
+            ("ensemble", "trust.png", "How far each ensemble trusts each network"),
             ("evaluate", "equity.png", "Equity after costs on the test span"),
-            ("evaluate", "calibration.png", "Calibration: predicted against observed shares"))
+            ("evaluate", "calibration.png", "Calibration: predicted against observed shares"),
+            ("evaluate", "sources.png", "Profit by hour and by month"),
+            ("evaluate", "days.png", "The best and the worst day"))
 
 def pictures(run: RunFacts, symbol: str) -> Iterator[Markup]:
     """The symbol's pictures; for one that is missing, a remark."""
@@ -178,12 +182,25 @@ def pages_of(run: RunFacts, symbol: str) -> Markup:
         if name: found.append(link(label, f"{task_name(record)}/{name}"))
     return tag("p", "Pages: ", Markup(" · ".join(found))) if found else Markup("")
 
+# %% ../../nbs/pipeline/report.ipynb #d34c8630
+def standings(run: RunFacts, symbol: str) -> Markup:
+    """Everyone who competed on the test span: skill over the prior, trades and what they were worth after costs."""
+    entries = run.json(symbol, "evaluate", "metrics.json").get("entries") or {}
+    rows = []
+    for name, e in entries.items():
+        scores, trading, skill = e.get("scores") or {}, e.get("trading") or {}, e.get("skill") or {}
+        shown = {"value": pick(scores, "skill"), "low": skill.get("low"), "high": skill.get("high")}
+        rows.append([name, e.get("kind"), number(pick(scores, "log_loss"), 4), with_interval({"v": shown["value"], "v_low": shown["low"], "v_high": shown["high"]}, "v", "v", 4),
+                     number(pick(scores, "mcc"), 3), number(pick(scores, "ece"), 3), number(pick(trading, "trades")), with_interval(trading, "expectancy_ticks", "expectancy", 2),
+                     dollars(pick(trading, "net_dollars")), number(pick(trading, "sharpe"), 2)])
+    return table(rows, ["", "kind", "log-loss", "skill, nats", "MCC", "ECE", "trades", "net ticks per trade", "net", "Sharpe"]) if rows else Markup("")
+
 # %% ../../nbs/pipeline/report.ipynb #91f48aa0
 def symbol_section(run: RunFacts, symbol: str) -> Markup:
     """Everything about one symbol."""
     spans, *others = pictures(run, symbol)
     parts = [tag("h2", symbol), pages_of(run, symbol), label_shares(run, symbol), span_counts(run, symbol), spans,
-             tag("div", *others, class_="pair"), tag("h3", "Checks"), checks_of(run, symbol)]
+             tag("h3", "Who did how well"), standings(run, symbol), tag("div", *others, class_="pair"), tag("h3", "Checks"), checks_of(run, symbol)]
     return Markup("\n".join(parts))
 
 # %% ../../nbs/pipeline/report.ipynb #04cb94e2
