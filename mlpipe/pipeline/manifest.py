@@ -99,6 +99,8 @@ class ModelArtifact:
     model: str
     folder: Path
     weights: str          # SHA-256 of the weights
+    scaler: str           # SHA-256 of the scaler that its inputs went through
+    features: tuple[str, ...]
     config: dict          # model.json: options, features, temperature
     metrics: dict
     lineage: tuple[str, ...]
@@ -171,7 +173,9 @@ def model_artifact(manifest: ArtifactManifest, symbol: str, model: str) -> Model
     record = manifest.record("train", symbol, model)
     folder = manifest.folder(record) / "out"
     weights = next(f["sha256"] for f in record["outputs"] if f["name"] == "weights.safetensors")
-    return ModelArtifact(symbol, model, folder, weights, json.loads((folder / "model.json").read_text(encoding="utf-8")),
+    scaler = next((i["sha256"] for i in record.get("inputs", []) if i["name"] == "scaler.json"), "")
+    config = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return ModelArtifact(symbol, model, folder, weights, scaler, tuple(config.get("features", ())), config,
                          record.get("metrics", {}), tuple(lineage(manifest, "train", symbol, model)))
 
 # %% ../../nbs/pipeline/manifest.ipynb #82d00f0c

@@ -156,3 +156,14 @@ def test_a_broken_stage_blocks_only_what_follows(small, monkeypatch):
     assert state["MES/label"] == "failed" and state["MES/finalize"] == "blocked" and state["MES/features"] == "ran"
     assert not result.failed[0].bad_input and "disk on fire" in result.failed[0].error
     assert not (runner.run_dir / "MES/label/out").exists() and not (runner.run_dir / "MES/label/record.json").exists()
+
+
+def test_a_trained_network_is_traced_to_the_raw_bars(finished):
+    from mlpipe.pipeline.runs import Run
+    run = Run(finished.run_dir)
+    artifact = run.model("MES", "lstm")
+    manifest = ArtifactManifest.load(finished.run_dir)
+    hashes = {f["name"]: f["sha256"] for stage, model in (("scale", ""), ("train", "lstm")) for f in manifest.record(stage, "MES", model)["outputs"]}
+    assert artifact.weights == hashes["weights.safetensors"] and artifact.scaler == hashes["scaler.json"]
+    assert list(artifact.features) == [f["name"] for f in run.task("MES", "features").json("catalogue.json")]
+    assert any(line.startswith("MES/ingest ") for line in artifact.lineage) and artifact.config["name"] == "lstm"
