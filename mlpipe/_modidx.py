@@ -106,6 +106,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mlpipe.backtest.trades._exit': ('backtest/trades.html#_exit', 'mlpipe/backtest/trades.py'),
                                         'mlpipe.backtest.trades._mark': ('backtest/trades.html#_mark', 'mlpipe/backtest/trades.py'),
                                         'mlpipe.backtest.trades._table': ('backtest/trades.html#_table', 'mlpipe/backtest/trades.py'),
+                                        'mlpipe.backtest.trades._touch_first': ( 'backtest/trades.html#_touch_first',
+                                                                                 'mlpipe/backtest/trades.py'),
                                         'mlpipe.backtest.trades._walk': ('backtest/trades.html#_walk', 'mlpipe/backtest/trades.py'),
                                         'mlpipe.backtest.trades.bet_size': ('backtest/trades.html#bet_size', 'mlpipe/backtest/trades.py'),
                                         'mlpipe.backtest.trades.break_even': ( 'backtest/trades.html#break_even',

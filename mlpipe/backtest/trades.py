@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 from ..instruments import BarrierParams, Instrument
-from ..labels.barriers import barrier_levels, first_touch, minute_arrays, trade_limits
+from ..labels.barriers import barrier_levels, minute_arrays, trade_limits
 
 # %% ../../nbs/backtest/trades.ipynb #81510d76
 if TYPE_CHECKING:
@@ -88,6 +88,16 @@ def on_bars(bars: pd.DataFrame, predictions: pd.DataFrame, wanted: np.ndarray) -
     out[at] = wanted
     return out
 
+# %% ../../nbs/backtest/trades.ipynb #24e59472
+@njit(cache=True, nogil=True)
+def _touch_first(stamps, opens, highs, lows, begin, end, upper, lower):
+    for m in range(np.searchsorted(stamps, begin), np.searchsorted(stamps, end)):
+        if opens[m] >= upper: return 1
+        if opens[m] <= lower: return -1
+        up, down = highs[m] >= upper, lows[m] <= lower
+        if up or down: return 0 if up and down else 1 if up else -1
+    return 0
+
 # %% ../../nbs/backtest/trades.ipynb #7360e64b
 TARGET, STOP, TIMEOUT, SESSION = 1, -1, 0, 2
 REASONS = {TARGET: "target", STOP: "stop", TIMEOUT: "timeout", SESSION: "session"}
@@ -120,7 +130,7 @@ def _exit(tape, s, target, stop, first, final, end_reason):
         if o >= s * target: return j, tape.open[j], TARGET, worst, best, False
         if bottom <= s * stop and top >= s * target:
             up, down = (target, stop) if s > 0 else (stop, target)
-            who = s * first_touch(tape.stamps, tape.opens, tape.highs, tape.lows, tape.begin[j], tape.end[j], up, down) if len(tape.begin) else 0
+            who = s * _touch_first(tape.stamps, tape.opens, tape.highs, tape.lows, tape.begin[j], tape.end[j], up, down) if len(tape.begin) else 0
             return (j, target, TARGET, worst, best, False) if who > 0 else (j, stop, STOP, worst, best, who == 0)
         if bottom <= s * stop: return j, stop, STOP, worst, best, False
         if top >= s * target: return j, target, TARGET, worst, best, False
