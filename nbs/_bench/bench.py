@@ -341,6 +341,30 @@ def prepare_500k():
     return found["cpu"], f"CPU-s, two symbols of 500k minutes; peak {found['peak_mb']:.0f} MB (bar 900)", 8.0, False, "70.5 CPU-s, 2,857 MB"
 
 
+def predict_one():
+    """One new bar: features from the shortest history, scaler, five networks, ensemble; all loaded."""
+    import torch
+    from pathlib import Path
+    from mlpipe.config import get_config, package_dir
+    from mlpipe.inference import clean_bars, predictor
+    from mlpipe.pipeline.execute import DEMO
+    from mlpipe.pipeline.runner import PipelineRunner
+    from mlpipe.pipeline.runs import Run
+    with tempfile.TemporaryDirectory() as root:
+        few = {**DEMO, "training": {"max_epochs": 1, "sequence_length": 32, "windows_per_epoch": 512, "baselines": []}, "search": {"enabled": False}}
+        config = get_config("dev", package_dir() / "settings.ini", **{**few, "symbols": "MES,MGC", "execution": {"runs_path": root + "/runs", "executor": "serial", "reports": False}})
+        run = Run(PipelineRunner(config, run_id="live").run(quiet=True).run_dir)
+        torch.set_num_threads(1)
+        for symbol in config.symbols:
+            (Path(root) / "new").mkdir(exist_ok=True)
+            run.frame(symbol, "ingest").to_parquet(f"{root}/new/{symbol}_1m.parquet")
+        live = predictor(run, "MES")
+        bars = clean_bars(config, live.symbols, root + "/new")
+        others = {s: b for s, b in bars.items() if s != "MES"}
+        took = cpu(lambda: live.predict(bars["MES"], others, last=1), 10)
+        return took * 1000, f"CPU-ms for one new bar, {len(live.members)} networks, {len(live.history(bars['MES'], 1))} bars of history", 50, False, "-"
+
+
 def demo():
     """The wall seconds of a second `mlpipe demo`, all reused."""
     import subprocess
@@ -353,7 +377,7 @@ def demo():
 
 
 BENCHES = {f.__name__: f for f in (triple_barrier, features_100k, features_1m, resample_5m, read_csv, ingest_5m, surface, search, uniqueness, purge, windows, tracking, backtest, runner,
-                                  prepare_500k, demo)}
+                                  prepare_500k, predict_one, demo)}
 WITH_OPTIONS = {f.__name__: f for f in (train_step, infer_one, ett)}     # give a row per network; the others one tuple
 
 
