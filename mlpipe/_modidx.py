@@ -1586,6 +1586,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlpipe.inference.Predictor._threshold': ('inference.html#predictor._threshold', 'mlpipe/inference.py'),
                                   'mlpipe.inference.Predictor.history': ('inference.html#predictor.history', 'mlpipe/inference.py'),
                                   'mlpipe.inference.Predictor.symbols': ('inference.html#predictor.symbols', 'mlpipe/inference.py'),
+                                  'mlpipe.inference.Predictor.window': ('inference.html#predictor.window', 'mlpipe/inference.py'),
                                   'mlpipe.inference.check_bars': ('inference.html#check_bars', 'mlpipe/inference.py'),
                                   'mlpipe.inference.clean_bars': ('inference.html#clean_bars', 'mlpipe/inference.py'),
                                   'mlpipe.inference.data_settings': ('inference.html#data_settings', 'mlpipe/inference.py'),

@@ -96,9 +96,14 @@ class Predictor:
         """The symbol, and the other one whose bars its features need."""
         return (self.symbol, *([self.engineer.reference_] if self.engineer.reference_ else []))
 
+    @property
+    def window(self) -> int:
+        """Rows of the longest window."""
+        return max(m.model.config.sequence_length for m in self.members.values())
+
     def history(self, bars: pd.DataFrame, last: int) -> pd.DataFrame:
         """The end of `bars` that its `last` rows need."""
-        length = max(m.model.config.sequence_length for m in self.members.values())
+        length = self.window
         rows, sessions = need(self.engineer.present(), self.engineer.minutes_)
         first = max(len(bars) - last - length - rows, 0)
         ids = bars["session"].to_numpy()
@@ -123,6 +128,7 @@ class Forecasts(Predictor):
         check_bars(bars, self.config.bars.minutes, self.symbol, self.known_close)
         if last is not None: bars = self.history(bars, last)
         scaled, stamps = self.scaled(bars, others or {}), pd.DatetimeIndex(bars["datetime"]).as_unit("ns").asi8
+        if last is not None: scaled = scaled.tail(last + self.window - 1).reset_index(drop=True)
         rows = pd.DatetimeIndex(scaled["datetime"]).as_unit("ns").asi8
         segment, left = stretches(rows, stamps, bars["segment"].to_numpy()), (self.calendar.session_of(rows)[2] - rows) / 60e9
         frames = {name: model.predict(scaled, segment, left) for name, model in self.members.items()}
