@@ -2709,6 +2709,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlpipe.pipeline.cpcv.cpcv_table': ('pipeline/cpcv.html#cpcv_table', 'mlpipe/pipeline/cpcv.py'),
                                       'mlpipe.pipeline.cpcv.fold_bars': ('pipeline/cpcv.html#fold_bars', 'mlpipe/pipeline/cpcv.py'),
                                       'mlpipe.pipeline.cpcv.mean_path': ('pipeline/cpcv.html#mean_path', 'mlpipe/pipeline/cpcv.py'),
+                                      'mlpipe.pipeline.cpcv.nats': ('pipeline/cpcv.html#nats', 'mlpipe/pipeline/cpcv.py'),
                                       'mlpipe.pipeline.cpcv.parts_folder': ('pipeline/cpcv.html#parts_folder', 'mlpipe/pipeline/cpcv.py'),
                                       'mlpipe.pipeline.cpcv.path_rows': ('pipeline/cpcv.html#path_rows', 'mlpipe/pipeline/cpcv.py'),
                                       'mlpipe.pipeline.cpcv.path_scores': ('pipeline/cpcv.html#path_scores', 'mlpipe/pipeline/cpcv.py'),
