@@ -180,7 +180,7 @@ def path_rows(span: Span, cv: CombinatorialPurged, predictions: pd.DataFrame) ->
     out = predictions.merge(known, on="datetime", how="left", validate="many_to_one")
     return out.assign(path=path_of[out["split"], out["group"]]).sort_values(["path", "datetime"], ignore_index=True)
 
-# %% ../../nbs/pipeline/cpcv.ipynb #c4d1eaa2
+# %% ../../nbs/pipeline/cpcv.ipynb #8111255f
 TIE = 1e-6
 
 def path_scores(rows: pd.DataFrame) -> pd.DataFrame:
@@ -204,7 +204,7 @@ def summarise(made: Mapping[str, Any], rows: pd.DataFrame, notes: list[dict[str,
     paths, (value, low, high) = path_scores(rows), mean_path(rows, span)
     skill, held = paths["skill"].to_numpy(), np.array([n["held"] for n in notes])
     return {**made, "median": float(np.median(skill)), "least": skill.min(), "most": skill.max(), "above": float((skill > TIE).mean()), "mean": value, "low": low, "high": high,
-            "log_loss": paths["log_loss"].median(), "prior_log_loss": paths["prior_log_loss"].median(), "train": float(np.median([n["train"] for n in notes])),
+            "log_loss": paths["log_loss"].mean(), "prior_log_loss": paths["prior_log_loss"].mean(), "train": float(np.median([n["train"] for n in notes])),
             "val": float(np.median([n["val"] for n in notes])), "splits_above": float((held > TIE).mean()), "paths": paths.to_dict("records"),
             "splits": [{k: n[k] for k in ("train", "val", "held", "best_epoch", "windows")} for n in notes]}
 
@@ -257,23 +257,23 @@ def cpcv_run(run_dir: Path, symbol: str, made: Iterable[Configuration], groups: 
         write_json(folder / "cpcv.json", plain(found))
     return found
 
-# %% ../../nbs/pipeline/cpcv.ipynb #608218e6
-COLUMNS = ("configuration", "skill, nats", "paths from .. to", "paths > 0", "95 % over time", "log-loss (prior)", "in sample", "stopping tail", "splits > 0")
+# %% ../../nbs/pipeline/cpcv.ipynb #78a5a3b0
+COLUMNS = ("configuration", "skill, nats", "paths from .. to", "paths > 0", "mean (95 % over time)", "log-loss (prior)", "in sample", "stopping tail", "splits > 0")
 
 def nats(value: float | None) -> str:
     """A skill as text: its sign and four places; what rounds to zero has none."""
     return "–" if value is None else f"{value:+.4f}".replace("-0.0000", "0.0000").replace("+0.0000", "0.0000")
 
 def cpcv_table(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Lines under COLUMNS, one per configuration; skill is the median of the paths, what was seen in training the median of the splits."""
+    """Lines under COLUMNS, one per configuration; skill is the median of the paths, log-loss their mean, what was seen in training the median of the splits."""
     n = found["n_paths"]
-    return [(f["name"], nats(f["median"]), f"{nats(f['least'])} .. {nats(f['most'])}", f"{round(f['above'] * n)} of {n}", f"{nats(f['low'])} .. {nats(f['high'])}",
+    return [(f["name"], nats(f["median"]), f"{nats(f['least'])} .. {nats(f['most'])}", f"{round(f['above'] * n)} of {n}", f"{nats(f['mean'])} ({nats(f['low'])} .. {nats(f['high'])})",
              f"{f['log_loss']:.4f} ({f['prior_log_loss']:.4f})", nats(f["train"]), nats(f["val"]), f"{f['splits_above']:.0%}") for f in found["found"]]
 
 def cpcv_sentences(found: Mapping[str, Any]) -> list[str]:
     """What was done, and what a choice among the configurations is worth."""
     out = [f"{found['symbol']}: {found['n_splits']} splits of {found['rows']:,} training rows, {found['held']} of {found['groups']} groups held, {found['n_paths']} paths; "
-           f"{found['leaks']} leaks, embargo {found['embargo_bars']} bars; {found['configurations_tried']} configurations tried, {found['networks_trained']} networks trained."]
+           f"{found['leaks']} leaks, embargo {found['embargo_bars']} bars; configurations tried: {found['configurations_tried']}, networks trained: {found['networks_trained']}."]
     for by, name in (("train", "in sample"), ("val", "on the stopping tail")):
         if c := found["choice"].get(by):
             out.append(f"{found['symbol']}: the best {name} ranks below the median of {len(found['found'])} in {c['pbo']:.0%} of the splits (PBO), and does not beat the prior in {c['lost']:.0%}.")

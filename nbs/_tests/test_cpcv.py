@@ -131,7 +131,7 @@ def test_the_command(run_dir, first):
     sets = [part for k, v in QUICK.items() for part in ("--set", f"{k}={v}")]
     ran = CliRunner().invoke(app, ["cpcv", str(run_dir), "--symbol", "MES", "--models", "logistic", "--groups", "3", *sets])
     assert ran.exit_code == 0, ran.output
-    assert "2 of 3 groups held, 2 paths; 0 leaks" in ran.output and "1 configurations tried, 3 networks trained" in ran.output
+    assert "2 of 3 groups held, 2 paths; 0 leaks" in ran.output and "configurations tried: 1, networks trained: 3" in ran.output
     for wrong in (["--models", "oracle"], ["--set", "labels.horizon=5"], ["--groups", "2", "--models", "logistic"], ["--symbol", "XYZ"]):
         refused = CliRunner().invoke(app, ["cpcv", str(run_dir), *wrong])
         assert refused.exit_code == 2, refused.output
