@@ -8,8 +8,8 @@ __all__ = ['app', 'Symbols', 'Models', 'Data', 'Env', 'Start', 'End', 'Profile',
            'check_models', 'say', 'verdicts', 'handle', 'finish', 'execute', 'demo', 'run', 'plan', 'inspect',
            'leakcheck', 'leakcheck_data', 'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report',
            'verify', 'predict', 'say_rows', 'write_rows', 'nullmarket', 'gc', 'stages', 'models', 'tuning_config',
-           'tune', 'sync', 'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options',
-           'main']
+           'tune', 'cpcv', 'sync', 'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs',
+           'options', 'main']
 
 # %% ../nbs/cli.ipynb #7d03bba0
 import os
@@ -429,6 +429,29 @@ def tune(run: RunName = "latest", models: Annotated[str, typer.Option("--model",
                 f"as set {best['start']['skill']:+.5f}")
             say(f"  {tune_folder(folder, symbol, model)}\n  by hand: {' '.join(as_sets(best))}")
     say(f"take them, trials counted: mlpipe run ... --tuned {handle(folder)}")
+
+# %% ../nbs/cli.ipynb #5cd961b1
+@app.command()
+def cpcv(run: RunName = "latest", symbols: Annotated[str, typer.Option("--symbol", "--symbols", help="Comma-separated instruments; the run's own by default.")] = "",
+         models: Annotated[str, typer.Option("--model", "--models", help="Comma-separated networks; the run's own by default.")] = "",
+         groups: Annotated[int, typer.Option(min=2, help="Groups in time that the training span is cut into.")] = 6,
+         held: Annotated[int, typer.Option(min=1, help="Groups that are held out together.")] = 2, sets: Sets = []) -> None:
+    """The skill of models as a distribution over purged paths through a run's training span, and the PBO of a choice among them."""
+    from rich.console import Console
+    from rich.table import Table
+    from mlpipe.pipeline.cpcv import COLUMNS, configuration, cpcv_folder, cpcv_run, cpcv_sentences, cpcv_table
+    from mlpipe.pipeline.runs import Run, find_run
+    folder, listed = find_run(run), lambda text: tuple(part.strip() for part in text.split(",") if part.strip())
+    config = Run(folder).config
+    names = listed(models) or config.models
+    check_models(names)
+    for symbol in listed(symbols) or config.symbols:
+        found = cpcv_run(folder, symbol, [configuration(config, symbol, name, parse_sets(sets)) for name in names], groups, held, say)
+        table = Table(*COLUMNS, box=None, pad_edge=False)
+        for line in cpcv_table(found): table.add_row(*line)
+        Console(soft_wrap=True, width=max(Console().width, 150)).print(table)
+        for sentence in cpcv_sentences(found): say(sentence)
+        say(f"results: {cpcv_folder(folder, symbol)}")
 
 # %% ../nbs/cli.ipynb #c7b016fb
 @app.command()

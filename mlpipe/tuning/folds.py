@@ -67,7 +67,8 @@ def fold_data(features: pd.DataFrame, targets: pd.DataFrame, fold: InnerFold, tr
     scaled = scale_splits(*parts, catalogue, scaling, targets["t1"].iloc[fold.train])
     return FinancialDataModule({"train": scaled.train, "val": scaled.val, "test": scaled.test},
                                {"train": targets.iloc[fold.train].reset_index(drop=True), "val": targets.iloc[fold.val].reset_index(drop=True)},
-                               training.sequence_length, training.batch_size, seed, bars, where=where)
+                               training.sequence_length, training.batch_size, seed, bars, where=where,
+                               max_span=training.max_span, windows_per_epoch=training.windows_per_epoch)
 
 # %% ../../nbs/tuning/folds.ipynb #2e21e3ac
 def held_skill(data: FinancialDataModule, predictions: pd.DataFrame, held: pd.DataFrame) -> float:
