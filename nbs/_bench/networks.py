@@ -7,11 +7,12 @@ a step of torch's Adam, batch 256. Widths, layers, heads and the rate of dropout
 - lstm: 128 x 2. neuralforecast adds its default decoder, two layers of 128 on the last state.
 - nhits: three stacks of 512 x 2, pools 2, 2, 1. neuralforecast reads all 32 inputs in each stack and takes a backcast of the target alone; ours takes one of all.
 - transformer: width 128, 4 heads, feed-forward 256. neuralforecast has two encoder layers over 60 tokens and one decoder layer over 31, which cannot be left out; ours
-  three encoder layers, of which the last answers for the last token. Its dropout includes the attention weights, ours does not (our default).
+  three encoder layers, of which the last answers for the last token: 36 million operations per window forward, theirs 46. Its dropout includes the attention weights,
+  ours does not (our default).
 - patchtst: 32 channels, each by itself (neuralforecast's has no other inputs: 32 windows of one); patches of 16 every 8, width 128, 16 heads, feed-forward 256, three layers,
   BatchNorm, residual attention, RevIN.
 - tft: width 64, 4 heads. neuralforecast selects among the same 32 inputs at each bar (the target, 30 others, and the repeated target that it adds by itself), then
-  runs a decoder step; ours asks from the last bar.
+  runs a decoder step; ours asks from the last bar: 41 million operations to 93, because the selection's first products collapse.
 
 neuralforecast is no dependency. In an environment of its own:
 
