@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FOLDER', 'ONCE', 'TOLD', 'Fold', 'common_sessions', 'plan_folds', 'fold_config', 'SharedIndex', 'session_bars',
-           'fixed_plan', 'read_plan', 'WalkResult', 'run_folds', 'Stretch', 'read_stretch', 'uncovered', 'Stitched',
-           'stitch', 'all_trials', 'judge', 'fold_lines', 'barrier_range', 'sum_up', 'write_stitched', 'walk_forward']
+           'fixed_plan', 'read_plan', 'WalkResult', 'run_folds', 'fold_states', 'Stretch', 'read_stretch', 'uncovered',
+           'Stitched', 'stitch', 'all_trials', 'judge', 'fold_lines', 'barrier_range', 'sum_up', 'write_stitched',
+           'walk_forward']
 
 # %% ../../nbs/pipeline/walk.ipynb #68ff36e3
 import json
@@ -129,6 +130,13 @@ def run_folds(run_dir: Path, config: PipelineConfig, executor: str | None = None
             tell(f"fold {fold.number} of {len(plan)}: {fold.seen} sessions seen, {fold.sessions} tested from {fold.test_from[:10]}")
             done[fold.name] = runner.run(executor, listener=listener)
     return done
+
+# %% ../../nbs/pipeline/walk.ipynb #07125afc
+def fold_states(run_dir: Path) -> list[str]:
+    """A line per planned fold: how far its run is."""
+    from mlpipe.pipeline.runs import Run
+    where = [(fold, Run(run_dir / FOLDER / fold.name)) for fold in read_plan(run_dir)]
+    return [f"{fold.name}: {run.status if (run.folder / 'config.json').is_file() else 'open'}, tests {fold.test_from[:10]} .. {fold.end[:10]}" for fold, run in where]
 
 # %% ../../nbs/pipeline/walk.ipynb #66b341c9
 class Stretch(NamedTuple):
