@@ -3060,6 +3060,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mlpipe.pipeline.stage.read_file': ('pipeline/stage.html#read_file', 'mlpipe/pipeline/stage.py'),
                                        'mlpipe.pipeline.stage.register_stage': ( 'pipeline/stage.html#register_stage',
                                                                                  'mlpipe/pipeline/stage.py'),
+                                       'mlpipe.pipeline.stage.run_name': ('pipeline/stage.html#run_name', 'mlpipe/pipeline/stage.py'),
                                        'mlpipe.pipeline.stage.stage_needs': ('pipeline/stage.html#stage_needs', 'mlpipe/pipeline/stage.py'),
                                        'mlpipe.pipeline.stage.stage_tasks': ('pipeline/stage.html#stage_tasks', 'mlpipe/pipeline/stage.py'),
                                        'mlpipe.pipeline.stage.write_figure': ( 'pipeline/stage.html#write_figure',

@@ -221,9 +221,9 @@ def judge(symbol: str, whole: Stitched, parts: list[Stretch], config: PipelineCo
     thresholds = [s.verdict["threshold"] for s in parts if s.verdict["threshold"] is not None]
     return verdict(symbol, skill, trading, max(thresholds, default=None), whole.dealt.share if rules.deals else None, direction)
 
-# %% ../../nbs/pipeline/walk.ipynb #535b6d19
+# %% ../../nbs/pipeline/walk.ipynb #db00be15
 TOLD = ("class", "threshold", "skill", "skill_low", "skill_high", "direction", "direction_low", "direction_high", "sessions", "trades", "expectancy_ticks", "expectancy_low", "expectancy_high",
-        "net_dollars", "sharpe", "trials")
+        "net_dollars", "sharpe", "psr", "dsr", "trials")
 
 def fold_lines(parts: list[Stretch], late: list[int]) -> list[dict[str, Any]]:
     """A line per fold: its stretch, rows, barriers, test reads, and the numbers of its own verdict. late: of `uncovered`."""
@@ -241,13 +241,14 @@ def barrier_range(lines: list[dict[str, Any]], config: PipelineConfig) -> dict[s
     return {"range": shares, "sentence": f"The barriers are {'stable' if shares[worst] <= STABLE else 'not stable'}: over {len(lines)} folds {worst} moves through {shares[worst]:.0%} of its range"
             + (f", {kept} kept the default" if kept else "") + f"; {told}."}
 
-# %% ../../nbs/pipeline/walk.ipynb #74bbff1e
+# %% ../../nbs/pipeline/walk.ipynb #0da39185
 def sum_up(symbol: str, whole: Stitched, parts: list[Stretch], bars: pd.DataFrame, config: PipelineConfig) -> dict[str, Any]:
     """What walk.json holds of a symbol: the stitched verdict, a line per fold, trials, drift, and the sentence that says all of it."""
     lines = fold_lines(parts, [uncovered(p, bars, symbol) for p in parts])
     said, n = judge(symbol, whole, parts, config), len(lines)
     count = lambda test: sum(bool(test(v)) for v in lines)
-    consistent = f"of {n} folds {count(lambda v: (v['skill'] or 0) > 0)} had skill over the prior, {count(lambda v: v['trades'])} traded, {count(lambda v: v['net_dollars'] > 0)} earned"
+    consistent = (f"of {n} folds {count(lambda v: (v['skill'] or 0) > 1e-6)} had skill over the prior ({count(lambda v: (v['skill_low'] or 0) > 0)} with its interval), "
+                  f"{count(lambda v: v['trades'])} traded, {count(lambda v: v['net_dollars'] > 0)} earned")
     return {"sentence": f"{said['sentence'].removesuffix('.')}; {consistent}.", "verdict": said, "folds": lines, "trials": all_trials(parts), "drift": barrier_range(lines, config),
             "test_reads": sum(p.reads for p in parts)}
 
