@@ -3101,6 +3101,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlpipe.pipeline.walk.plan_folds': ('pipeline/walk.html#plan_folds', 'mlpipe/pipeline/walk.py'),
                                       'mlpipe.pipeline.walk.read_plan': ('pipeline/walk.html#read_plan', 'mlpipe/pipeline/walk.py'),
                                       'mlpipe.pipeline.walk.read_stretch': ('pipeline/walk.html#read_stretch', 'mlpipe/pipeline/walk.py'),
+                                      'mlpipe.pipeline.walk.rolls_inside': ('pipeline/walk.html#rolls_inside', 'mlpipe/pipeline/walk.py'),
                                       'mlpipe.pipeline.walk.run_folds': ('pipeline/walk.html#run_folds', 'mlpipe/pipeline/walk.py'),
                                       'mlpipe.pipeline.walk.session_bars': ('pipeline/walk.html#session_bars', 'mlpipe/pipeline/walk.py'),
                                       'mlpipe.pipeline.walk.stitch': ('pipeline/walk.html#stitch', 'mlpipe/pipeline/walk.py'),

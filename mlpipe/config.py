@@ -149,6 +149,7 @@ class WeightSettings(Section):
     quality: bool = True                             # tiers 1.5 / 1.0 / 0.5 at the 80th and 20th percentile
     within_class: bool = True                        # attribution and tiers compare a label with those of its own class
 
+# %% ../nbs/config.ipynb #f11770e4
 class SplitSettings(Section):
     train: float = Field(default=0.70, gt=0, lt=1)
     val: float = Field(default=0.15, gt=0, lt=1)

@@ -82,7 +82,8 @@ def test_changing_the_future_leaves_a_fold_alone(walk, tmp_path):
     (tmp_path / "data").mkdir()
     spoiled = bars.assign(**{c: np.where(later, bars[c] * 1.5, bars[c]) for c in prices}, volume=np.where(later, bars.volume * 9, bars.volume))
     spoiled.to_parquet(tmp_path / "data" / "MES_1m.parquet", index=False)
-    other = fold_config(config, fold).model_copy(update={"data": fold_config(config, fold).data.model_copy(update={"path": str(tmp_path / "data")})})
+    own = fold_config(config, fold, {})
+    other = own.model_copy(update={"data": own.data.model_copy(update={"path": str(tmp_path / "data")})})
     PipelineRunner(other, run_dir=tmp_path / "runs" / "again").run(quiet=True)
     hashes = lambda run: {a["path"]: a["sha256"] for a in ArtifactManifest.load(run).artifacts()}
     mine, theirs = hashes(folder / "walk" / fold.name), hashes(tmp_path / "runs" / "again")
@@ -112,7 +113,7 @@ def test_the_folds_can_slide(walk):
     table = common_sessions({"MES": session_bars(folder, "MES")})
     plan = plan_folds(table, config.walk.model_copy(update={"sliding": True}))
     assert {f.seen for f in plan} == {24} and len({f.start for f in plan}) == 3
-    runner = PipelineRunner(fold_config(config, plan[2]), run_dir=folder.parent / "slid", stages={n: get_stage(n) for n in ("ingest", "clean")})
+    runner = PipelineRunner(fold_config(config, plan[2], {}), run_dir=folder.parent / "slid", stages={n: get_stage(n) for n in ("ingest", "clean")})
     runner.run(quiet=True)
     bars = pd.read_parquet(runner.run_dir / "MES/clean/out/bars.parquet")
     assert bars.datetime.iloc[0] == pd.Timestamp(plan[2].start) and bars.session.nunique() == 24 + plan[2].sessions
