@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'Symbols', 'Models', 'Data', 'Env', 'Start', 'End', 'Profile', 'TrustClock', 'Sets', 'Executor', 'Workers',
-           'Name', 'Tuned', 'Reports', 'RunName', 'Commands', 'parse_sets', 'make_config', 'tuned_options',
-           'check_models', 'say', 'verdicts', 'handle', 'finish', 'execute', 'demo', 'run', 'plan', 'inspect',
-           'leakcheck', 'leakcheck_data', 'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report',
-           'verify', 'predict', 'say_rows', 'write_rows', 'nullmarket', 'gc', 'stages', 'models', 'tuning_config',
-           'tune', 'cpcv', 'sync', 'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs',
-           'options', 'main']
+           'Name', 'Tuned', 'Reports', 'WalkForward', 'RunName', 'Commands', 'parse_sets', 'walk_sets', 'make_config',
+           'tuned_options', 'check_models', 'say', 'verdicts', 'handle', 'finish', 'execute', 'execute_walk',
+           'finish_walk', 'demo', 'run', 'plan', 'inspect', 'leakcheck', 'leakcheck_data', 'resume', 'stages_from',
+           'rerun', 'status', 'runs', 'compare', 'report', 'verify', 'predict', 'say_rows', 'write_rows', 'nullmarket',
+           'gc', 'stages', 'models', 'tuning_config', 'tune', 'cpcv', 'sync', 'notebook_problem', 'kernel_problem',
+           'writable_problem', 'doctor', 'docs', 'options', 'main']
 
 # %% ../nbs/cli.ipynb #7d03bba0
 import os
@@ -53,6 +53,7 @@ Workers = Annotated[int, typer.Option(help="Worker processes; 0: as the settings
 Name = Annotated[str, typer.Option(help="A label for the run, part of its id.")]
 Tuned = Annotated[str, typer.Option("--tuned", metavar="RUN", help="A run whose `mlpipe tune` results are taken, per symbol and network; their trials are counted.")]
 Reports = Annotated[bool, typer.Option("--reports/--no-reports", help="Execute each task's notebook, or call its function; the artifacts are the same.")]
+WalkForward = Annotated[str, typer.Option("--walk-forward", metavar="FOLDS", help="Test stretch after stretch, everything fitted anew for each: 6, or folds=6,first=0.4,sliding=true.")]
 RunName = Annotated[str, typer.Argument(help="A run: its id, a part of it, a path, or `latest`.")]
 
 # %% ../nbs/cli.ipynb #2f2bec21
@@ -66,6 +67,10 @@ def parse_sets(sets: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set must be KEY=VALUE, got {item!r}. Write, say, --set labels.horizon=5.")
         out[key.strip()] = parse_value(value.strip())
     return out
+
+def walk_sets(text: str) -> list[str]:
+    """"6" or "folds=6,first=0.4" as --set would say it: ["walk.folds=6"]."""
+    return [f"walk.{item.strip() if '=' in item else f'folds={item.strip()}'}" for item in text.split(",") if item.strip()]
 
 def make_config(env: str = "", symbols: str = "", models: str = "", data: str = "", start: str = "", end: str = "", sets: list[str] | None = None,
                 executor: str = "", workers: int = 0, reports: bool = True, profile: str = "", trust_clock: bool = False, tuned: str = "") -> Any:
@@ -133,6 +138,7 @@ def finish(result: Any) -> None:
 def execute(runner: Any) -> Any:
     """Runs `runner` with a display; says how to go on when interrupted."""
     from mlpipe.pipeline.display import Display
+    if runner.config.walk.folds: return execute_walk(runner)
     runner.check()
     say(f"run {runner.run_dir.name}: {len(runner.graph)} tasks, {runner.config.execution.executor} executor"
         + (f" with {runner.config.execution.workers} workers" if runner.config.execution.executor == "process" else ""))
@@ -144,12 +150,45 @@ def execute(runner: Any) -> Any:
     finish(result)
     return result
 
+# %% ../nbs/cli.ipynb #7cb80096
+def execute_walk(runner: Any) -> Any:
+    """Runs, or goes on with, a walk-forward run with a display; says how to go on when interrupted."""
+    from mlpipe.pipeline.display import Display
+    from mlpipe.pipeline.walk import walk_forward
+    if runner.force: raise ValueError(f"rerun must be of a single run, got {runner.run_dir.name}, a walk-forward run. Rerun a fold: mlpipe rerun {handle(runner.run_dir)}/walk/fold-1 --from STAGE.")
+    runner.check()
+    say(f"run {runner.run_dir.name}: walk-forward, {runner.config.walk.folds} folds, {runner.config.execution.executor} executor")
+    try:
+        with Display() as display: result = walk_forward(runner.run_dir, runner.config, tell=display.console.print, listener=display)
+    except KeyboardInterrupt:
+        say(f"interrupted. What was finished is kept; go on with: mlpipe resume {handle(runner.run_dir)}", error=True)
+        raise typer.Exit(130) from None
+    finish_walk(result)
+    return result
+
+def finish_walk(result: Any) -> None:
+    """Prints a walk's table and verdicts; exits 1 or 2 when a task failed."""
+    from rich.console import Console
+    from rich.table import Table
+    failed = [(name or "the whole", outcome) for name, run in result.runs.items() for outcome in run.failed]
+    for name, outcome in failed: say(f"{name}, {outcome.task} failed: {outcome.error}", error=True, style="bold red")
+    if failed:
+        say(f"mend it and go on: mlpipe resume {handle(result.run_dir)}", error=True)
+        raise typer.Exit(2 if all(outcome.bad_input for _, outcome in failed) else 1)
+    from mlpipe.pipeline.walk_report import COLUMNS, walk_table
+    table = Table(*COLUMNS, box=None, pad_edge=False)
+    for line in walk_table(result.summary): table.add_row(*line)
+    Console(soft_wrap=True, width=max(Console().width, 190)).print(table)
+    for told in result.summary["symbols"].values(): say(told["sentence"]); say(told["drift"]["sentence"])
+    say(f"{result.run_dir.name}: {len(result.runs) - 1} folds in {result.seconds:.1f} s\nreport: {result.run_dir / 'walk.html'}")
+
 # %% ../nbs/cli.ipynb #e36b27ea
 @app.command()
 def demo(symbols: Symbols = "", models: Models = "", env: Env = "", sets: Sets = [], executor: Executor = "", workers: Workers = 0,
-         name: Name = "demo", reports: Reports = True, tuned: Tuned = "") -> None:
+         name: Name = "demo", reports: Reports = True, tuned: Tuned = "", walk: WalkForward = "") -> None:
     """The whole job on the embedded synthetic market; prints where the report is."""
     from mlpipe.pipeline.runner import PipelineRunner
+    sets = [*sets, *walk_sets(walk)]
     config = make_config(env, symbols, models, sets=[*sets, "data.source=synthetic"], executor=executor, workers=workers, reports=reports, tuned=tuned)
     edge = config.synthetic.edge
     if edge:      # a planted edge is stronger than any honest feature: what would be presumed a leak elsewhere is let pass, unless --set says otherwise
@@ -163,10 +202,10 @@ def demo(symbols: Symbols = "", models: Models = "", env: Env = "", sets: Sets =
 @app.command()
 def run(symbols: Symbols = "", data: Data = "", models: Models = "", env: Env = "", start: Start = "", end: End = "", profile: Profile = "",
         trust_clock: TrustClock = False, sets: Sets = [], executor: Executor = "", workers: Workers = 0, name: Name = "", reports: Reports = True,
-        tuned: Tuned = "") -> None:
+        tuned: Tuned = "", walk: WalkForward = "") -> None:
     """All stages on your bars."""
     from mlpipe.pipeline.runner import PipelineRunner
-    config = make_config(env, symbols, models, data, start, end, sets, executor, workers, reports, profile, trust_clock, tuned)
+    config = make_config(env, symbols, models, data, start, end, [*sets, *walk_sets(walk)], executor, workers, reports, profile, trust_clock, tuned)
     if config.data.source == "synthetic":
         raise ValueError("data must be named, got none. Give --data DIR or set data.path in settings.ini; `mlpipe demo` runs on the embedded market.")
     execute(PipelineRunner(config, name=name))
@@ -262,17 +301,21 @@ def status(run: RunName = "latest") -> None:
     from mlpipe.pipeline.runs import Run, find_run
     from mlpipe.pipeline.stage import expand
     opened = Run(find_run(run))
-    manifest = opened.manifest
+    manifest, folds = opened.manifest, opened.config.walk.folds
+    tasks = [t for t in expand(opened.config) if not folds or t.stage in ("ingest", "clean")]      # all else is done in the folds
     known = {(r["stage"], r["symbol"], r["model"]): r for r in [*manifest.facts.get("tasks", []), *manifest.records]}
     table = Table("task", "state", "rows", "seconds", "peak MB", "from", box=None, pad_edge=False)
-    for task in expand(opened.config):
+    for task in tasks:
         r = known.get(tuple(task), {})
         table.add_row(str(task), r.get("status", "open") + (" (reused)" if r.get("reused") else ""), f"{r.get('rows') or 0:,}" if r else "",
                       f"{r['seconds']:.1f}" if r.get("seconds") else "", f"{r['peak_mb']:.0f}" if r.get("peak_mb") else "",
                       r.get("error") or (r.get("from_run", "") if r.get("reused") else ""))
     Console(soft_wrap=True).print(table)
-    done = sum(tuple(t) in known and known[tuple(t)].get("status") in ("ok", "skipped") for t in expand(opened.config))
-    say(f"{opened.id}: {opened.status}, {done} of {len(expand(opened.config))} tasks finished")
+    done = sum(tuple(t) in known and known[tuple(t)].get("status") in ("ok", "skipped") for t in tasks)
+    say(f"{opened.id}: {opened.status}, {done} of {len(tasks)} tasks finished")
+    if folds:
+        from mlpipe.pipeline.walk import fold_states
+        for line in fold_states(opened.folder): say(line)
 
 @app.command()
 def runs() -> None:
@@ -297,8 +340,11 @@ def compare(a: RunName, b: RunName) -> None:
 def report(run: RunName = "latest") -> None:
     """Writes a run's report anew and prints where it is."""
     from mlpipe.pipeline.report import write_run_report
-    from mlpipe.pipeline.runs import find_run
-    say(str(write_run_report(find_run(run))))
+    from mlpipe.pipeline.runs import Run, find_run
+    folder = find_run(run)
+    if not Run(folder).config.walk.folds: return say(str(write_run_report(folder)))
+    from mlpipe.pipeline.walk_report import write_walk_report
+    say(str(write_walk_report(folder)))
 
 @app.command()
 def verify(run: RunName = "latest") -> None:

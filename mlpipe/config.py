@@ -6,11 +6,11 @@
 __all__ = ['ScalerName', 'EnsembleMethod', 'LEARNING_METHODS', 'ENVIRONMENTS', 'Section', 'split_names', 'RollSettings',
            'DataSettings', 'SyntheticSettings', 'CleanSettings', 'BarSettings', 'FeatureSettings', 'LabelSettings',
            'SearchSettings', 'WeightSettings', 'SplitSettings', 'ScalingSettings', 'ValidationSettings',
-           'TrainingSettings', 'BacktestSettings', 'NullSettings', 'TrackingSettings', 'ExecutionSettings',
-           'EnsembleSettings', 'TuningSettings', 'TunedModel', 'PipelineConfig', 'config_problems', 'barriers_for',
-           'longest_horizon', 'tuned_config', 'tuning_trials', 'parse_value', 'nest', 'merge', 'package_dir',
-           'find_settings', 'read_settings', 'SettingsError', 'known_settings', 'settings_error', 'absolute_path',
-           'layered', 'check_settings', 'get_config', 'save_config', 'load_config']
+           'TrainingSettings', 'BacktestSettings', 'NullSettings', 'WalkSettings', 'TrackingSettings',
+           'ExecutionSettings', 'EnsembleSettings', 'TuningSettings', 'TunedModel', 'PipelineConfig', 'config_problems',
+           'barriers_for', 'longest_horizon', 'tuned_config', 'tuning_trials', 'parse_value', 'nest', 'merge',
+           'package_dir', 'find_settings', 'read_settings', 'SettingsError', 'known_settings', 'settings_error',
+           'absolute_path', 'layered', 'check_settings', 'get_config', 'save_config', 'load_config']
 
 # %% ../nbs/config.ipynb #66709556
 import configparser
@@ -149,12 +149,21 @@ class WeightSettings(Section):
     quality: bool = True                             # tiers 1.5 / 1.0 / 0.5 at the 80th and 20th percentile
     within_class: bool = True                        # attribution and tiers compare a label with those of its own class
 
+# %% ../nbs/config.ipynb #f11770e4
 class SplitSettings(Section):
     train: float = Field(default=0.70, gt=0, lt=1)
     val: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.15, gt=0, lt=1)
     embargo_sessions: float = Field(default=1.0, ge=0)
     purge_bars: int | None = Field(default=None, ge=1)    # empty: by label intervals alone; a number widens it
+    test_from: str = ""                                   # first moment of the test's targets, UTC, one embargo after the validation block; empty: by the shares
+
+    @field_validator("test_from")
+    @classmethod
+    def _moment(cls, value: str) -> str:
+        try: value and datetime.fromisoformat(value)
+        except ValueError: raise ValueError(f"splits.test_from must be a moment in ISO form, got {value!r}. Write, say, 2015-03-01T23:00:00Z.") from None
+        return value
 
     @model_validator(mode="after")
     def _whole(self) -> "SplitSettings":
@@ -219,6 +228,12 @@ class BacktestSettings(Section):
 
 class NullSettings(Section):
     permute: int | None = Field(default=None, ge=0)           # seed by which labels are dealt anew within each span: nothing can be learned then
+
+class WalkSettings(Section):
+    """Walk-forward runs: see `mlpipe run --walk-forward`."""
+    folds: int = Field(default=0, ge=0)                       # stretches that are tested, each by a run of its own; 0: one test span
+    first: float = Field(default=0.5, gt=0, lt=1)             # share of the sessions that lie before the first of them
+    sliding: bool = False                                     # each run sees as many sessions as the first one; else all that came before
 
 class TrackingSettings(Section):
     backend: Literal["wandb", "mlflow", "none"] = "wandb"      # mlflow: the extra of that name; a SQLite file in the run
@@ -307,6 +322,7 @@ class PipelineConfig(Section):
     ensemble: EnsembleSettings = EnsembleSettings()
     backtest: BacktestSettings = BacktestSettings()
     null: NullSettings = NullSettings()
+    walk: WalkSettings = WalkSettings()
     tracking: TrackingSettings = TrackingSettings()
     execution: ExecutionSettings = ExecutionSettings()
 

@@ -52,6 +52,22 @@ class DealtDays:
         paths = np.quantile(equity, [low, 0.5, high], axis=0) if len(equity) else np.full((3, len(self.times)), nan)
         return pd.DataFrame({"datetime": self.times, "low": paths[0], "middle": paths[1], "high": paths[2]})
 
+    def table(self) -> pd.DataFrame:
+        """deal (0: the strategy itself), place (number of the session from 0), net_dollars, and the contracts of the whole deal: one row per deal and session."""
+        whole, contracts = np.vstack([self.own[None], self.daily]), np.r_[self.own_contracts, self.contracts]
+        deals, sessions = whole.shape
+        return pd.DataFrame({"deal": np.repeat(np.arange(deals, dtype=np.int32), sessions), "place": np.tile(np.arange(sessions, dtype=np.int32), deals),
+                             "net_dollars": whole.ravel(), "contracts": np.repeat(contracts, sessions)})
+
+    @classmethod
+    def joined(cls, tables: list[pd.DataFrame], times: pd.DatetimeIndex) -> "DealtDays":
+        """Stretches that follow each other, dealt each in itself, as one: deal k of the whole is deal k of each; no deals where a stretch has none. tables: of `table`; times: of the whole."""
+        parts = [t["net_dollars"].to_numpy().reshape(t["deal"].nunique(), -1) for t in tables]
+        sizes = [t["contracts"].to_numpy()[::p.shape[1]] for t, p in zip(tables, parts)]
+        deals = min(len(p) for p in parts)
+        whole, contracts = np.hstack([p[:deals] for p in parts]), sum(s[:deals] for s in sizes)
+        return cls(whole[1:], contracts[1:], whole[0], int(contracts[0]), times)
+
 # %% ../../nbs/backtest/dealt.ipynb #956661f3
 def session_profit(market: Market, wanted: np.ndarray, session: np.ndarray) -> tuple[np.ndarray, int]:
     """Net dollars of each session float64 (sessions,) from the trades that ended in it, and contracts traded. session: number of each bar's, from 0."""

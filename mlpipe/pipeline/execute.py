@@ -25,7 +25,7 @@ from typing import Any, Callable, Iterable, Iterator
 from ..config import PipelineConfig, find_settings, get_config, load_config, package_dir
 from .cache import Index, key_of, key_parts
 from .manifest import SCHEMA, file_facts, publish, read_record
-from .stage import Stage, StageResult, Task, TaskId, get_stage, read_file, stage_needs
+from .stage import Stage, StageResult, Task, TaskId, get_stage, read_file, run_name, stage_needs
 
 # %% ../../nbs/pipeline/execute.ipynb #28ca7a4a
 def upstream_records(run_dir: Path, needs: list[TaskId], task: TaskId) -> dict[TaskId, dict]:
@@ -130,8 +130,8 @@ def run_task(run_dir: Path | str, task_id: TaskId) -> dict:
         if not isinstance(result, StageResult):
             raise TypeError(f"a stage must return a StageResult, got {type(result).__name__} (stage {stage.name}). Return one.")
         record = {"schema": SCHEMA, "stage": stage.name, "symbol": task_id.symbol, "model": task_id.model, "status": status,
-                  "key": task.key, "key_parts": parts, "inputs": input_facts(records, run_dir.name), "outputs": file_facts(made),
-                  "reads": [*sealed_reads(before), *task.reads], "rows": result.rows, "metrics": dict(result.metrics), "reused": False, "from_run": run_dir.name,
+                  "key": task.key, "key_parts": parts, "inputs": input_facts(records, run_name(run_dir)), "outputs": file_facts(made),
+                  "reads": [*sealed_reads(before), *task.reads], "rows": result.rows, "metrics": dict(result.metrics), "reused": False, "from_run": run_name(run_dir),
                   "seconds": round(time.perf_counter() - clock, 3), "cpu_seconds": round(time.process_time() - cpu, 3), "peak_mb": peak_mb(),
                   "seed": config.seed, "versions": parts["libs"], "attempt": before.get("attempt", 0) + 1, "started": started, "finished": now()}
         publish(made, folder, json.loads(json.dumps(record, default=str)))
@@ -152,7 +152,7 @@ def reuse_task(run_dir: Path, task_id: TaskId, found: tuple[Path, dict], needs: 
     """Links the outputs and the report of a finished task into `run_dir` and returns the record written there."""
     source, record = found
     folder = run_dir / task_id.folder()
-    inputs = input_facts(upstream_records(run_dir, needs, task_id), run_dir.name)
+    inputs = input_facts(upstream_records(run_dir, needs, task_id), run_name(run_dir))
     with temporary_out(folder) as made:
         if (source / "out").is_dir(): link_tree(source / "out", made)
         for name in ("executed.ipynb", "executed.html"):

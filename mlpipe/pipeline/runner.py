@@ -30,7 +30,7 @@ from ..config import PipelineConfig, load_config, package_dir, save_config
 from .cache import Index, first_difference, key_of, key_parts
 from .execute import emitter, input_hashes, reuse_task, run_task, runs_root, set_threads, sweep, upstream_records
 from .manifest import ArtifactManifest, outputs_problem, read_record, save_manifest, sha256_json, write_atomic
-from .stage import SettingsView, Stage, TaskId, expand, load_stages
+from .stage import SettingsView, Stage, TaskId, expand, load_stages, run_name
 
 # %% ../../nbs/pipeline/runner.ipynb #a4a1df8a
 def make_run_id(config: PipelineConfig, name: str = "", moment: datetime | None = None) -> str:
@@ -345,7 +345,7 @@ def close_run(runner: Planner, outcomes: dict[TaskId, Outcome], tell: Callable[[
     trained = any(o.status == "ran" and runner.stages[o.task.stage].per == "model" for o in outcomes.values())
     if runner.config.tracking.backend == "none" or not trained: return
     from mlpipe.experiments.evidence import log_run_artifacts
-    try: log_run_artifacts(runner.run_dir, runner.run_dir.name, runner.config.tracking)
+    try: log_run_artifacts(runner.run_dir, run_name(runner.run_dir), runner.config.tracking)
     except Exception as error: tell({"event": "note", "message": f"the tracker did not take the notebooks: {type(error).__name__}: {error}"})
 
 # %% ../../nbs/pipeline/runner.ipynb #4eec1d90

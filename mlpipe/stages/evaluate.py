@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'TRADING', 'Referee', 'Entry', 'compete', 'baselines', 'leaderboard', 'stress', 'summary', 'equity_title',
-           'open_market', 'seat_referee', 'Contestant', 'pooled', 'members', 'logistic_baseline', 'evaluate', 'draw']
+           'test_rows', 'open_market', 'seat_referee', 'Contestant', 'pooled', 'members', 'logistic_baseline',
+           'evaluate', 'draw']
 
 # %% ../../nbs/stages/evaluate.ipynb #25eb0157
 from dataclasses import dataclass
@@ -153,6 +154,16 @@ def equity_title(result: Mapping[str, Any]) -> str:
     return (f"{result['symbol']}: {result['class']} ({result['trades']} trades, {result['expectancy_ticks']:+.2f} ticks each after costs, "
             f"{result['net_dollars']:+,.0f}\u00a0$)")
 
+# %% ../../nbs/stages/evaluate.ipynb #96cbe17b
+def test_rows(referee: Referee, predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row per test prediction: datetime, session, label, weight, the probabilities, those of the prior (`prior_down`, ...), and the lean over it."""
+    times = pd.DatetimeIndex(predictions["datetime"])
+    k, weight, _ = targets_at(times, referee.targets)
+    prior = referee.prior(times)
+    return pd.DataFrame({"datetime": times, "session": referee.test.bars.set_index("datetime")["session"].reindex(times).to_numpy(), "label": (k - 1).astype(np.int8), "weight": weight,
+                         **dict(zip(PROBABILITIES, probabilities(predictions).T)), **{p.replace("p_", "prior_"): prior[:, c] for c, p in enumerate(PROBABILITIES)},
+                         "lean": referee.leaning(predictions)["lean"].to_numpy()})
+
 # %% ../../nbs/stages/evaluate.ipynb #6cca2aa7
 def open_market(task: Task) -> tuple[Market, Boundaries, int]:
     """The symbol's whole market with the labels' barriers and rules, the borders of the spans, and the number of barrier genomes tried."""
@@ -227,7 +238,8 @@ def evaluate(task: Task) -> StageResult:
     entries += baselines(referee, pd.DatetimeIndex(test["datetime"]))
     task.write("verdict.json", result)
     task.write("metrics.json", summary(entries, judged, referee, dealt, stressed))
-    for name, frame in {"leaderboard": leaderboard(entries), "trades": judged.trades, "equity": referee.test.equity(judged.trades), "null": dealt.band(), "stress": stressed}.items():
+    for name, frame in {"leaderboard": leaderboard(entries), "trades": judged.trades, "equity": referee.test.equity(judged.trades), "null": dealt.band(), "deals": dealt.table(), "stress": stressed,
+                        "test_rows": test_rows(referee, test)}.items():
         task.write(f"{name}.parquet", frame)
     draw(task, referee, judged, dealt, test, result)
     return StageResult(rows=len(test), metrics={"verdict": result["class"], **{m: result[m] for m in (

@@ -43,7 +43,7 @@ def split(task: Task) -> StageResult:
     splits = task.settings.splits
     limits = boundaries(bars, splits)
     wait = embargo_bars(bars, splits.embargo_sessions, limits)
-    words = chronological_split(record, bars, limits, wait, splits.purge_bars)
+    words = chronological_split(record, bars, limits, wait, splits.purge_bars, splits.test_from)
     require_targets(words, task.symbol)
     if task.settings.null.permute is not None: record = permute_labels(record, words, session_rows(bars), task.settings.null.permute)
     task.write("rows.parquet", pd.DataFrame({"datetime": record["datetime"], "split": words}))
