@@ -8,7 +8,7 @@ __all__ = ['FOLDER', 'ONCE', 'TOLD', 'Fold', 'common_sessions', 'plan_folds', 'r
            'read_stretch', 'uncovered', 'Stitched', 'stitch', 'all_trials', 'judge', 'fold_lines', 'barrier_range',
            'sum_up', 'write_stitched', 'walk_forward']
 
-# %% ../../nbs/pipeline/walk.ipynb #68ff36e3
+# %% ../../nbs/pipeline/walk.ipynb #b8b70fa8
 import json
 import os
 import shutil
@@ -25,6 +25,7 @@ from ..backtest.statistics import finite, trade_statistics
 from ..backtest.verdict import count_trials, skill_block, skill_interval, verdict
 from ..config import PipelineConfig, WalkSettings, load_config, merge
 from .cache import Index
+from .execute import sweep
 from .manifest import ArtifactManifest, write_json
 from .runner import PipelineRunner, RunResult, run_lock
 from .stage import get_stage, read_file, write_file
@@ -149,9 +150,10 @@ def fold_states(run_dir: Path) -> list[str]:
     where = [(fold, Run(run_dir / FOLDER / fold.name)) for fold in read_plan(run_dir)]
     return [f"{fold.name}: {run.status if (run.folder / 'config.json').is_file() else 'open'}, tests {fold.test_from[:10]} .. {fold.end[:10]}" for fold, run in where]
 
-# %% ../../nbs/pipeline/walk.ipynb #66b341c9
+# %% ../../nbs/pipeline/walk.ipynb #df80df34
 class Stretch(NamedTuple):
-    """What a fold's run left of a symbol: test rows, trades, equity, dealt days, verdict, barriers (k_up, k_down, max_bars, searched, kept_default), trials by kind, length of its embargo in bars, test reads."""
+    """What a fold's run left of a symbol: test rows, trades, equity, dealt days, verdict, barriers (k_up, k_down, max_bars, searched, kept_default), trials by kind, rows with features, the number of them that
+    embargo and a first window may take, test reads."""
     fold: Fold
     rows: pd.DataFrame
     trades: pd.DataFrame
@@ -160,7 +162,8 @@ class Stretch(NamedTuple):
     verdict: dict[str, Any]
     barriers: dict[str, Any]
     trials: dict[str, int]
-    embargo: int
+    features: pd.Series
+    wait: int
     reads: int
 
 def read_stretch(run_dir: Path, fold: Fold, symbol: str) -> Stretch:
@@ -170,10 +173,11 @@ def read_stretch(run_dir: Path, fold: Fold, symbol: str) -> Stretch:
     searched = (folder / symbol / "optimize" / "out" / "barriers.json").is_file()
     barriers = {**out("finalize", "summary.json")["barriers"], "searched": searched, "kept_default": bool(out("optimize", "barriers.json")["kept_default"]) if searched else True}
     trials = {k: n for k, n in out("evaluate", "metrics.json")["trials"].items() if k != "total"}
+    wait = out("split", "boundaries.json")["embargo_bars"] + load_config(folder / "config.json").training.sequence_length
     return Stretch(fold, *(out("evaluate", f"{name}.parquet") for name in ("test_rows", "trades", "equity", "deals")), out("evaluate", "verdict.json"), barriers, trials,
-                   out("split", "boundaries.json")["embargo_bars"], ArtifactManifest.load(folder).test_reads().get(symbol, 0))
+                   out("split", "rows.parquet")["datetime"], wait, ArtifactManifest.load(folder).test_reads().get(symbol, 0))
 
-# %% ../../nbs/pipeline/walk.ipynb #0cbb188b
+# %% ../../nbs/pipeline/walk.ipynb #04d52e0a
 def uncovered(part: Stretch, bars: pd.DataFrame, symbol: str) -> int:
     """Bars of the fold's stretch, among the whole's `bars` (datetime, session), before its first tested one. Raises ValueError for anything outside the stretch, or left out of it."""
     start, end = pd.Timestamp(part.fold.test_from), pd.Timestamp(part.fold.end)
@@ -181,11 +185,11 @@ def uncovered(part: Stretch, bars: pd.DataFrame, symbol: str) -> int:
     for name, times in (("test rows", part.rows["datetime"]), ("bars", part.equity["datetime"]), ("trades", part.trades["entry_time"])):
         outside = ~times.between(start, end, inclusive="left")
         if outside.any(): raise ValueError(f"{name} of a fold must lie in its stretch, got {times[outside].iloc[0]} outside {start} .. {end} ({where}). Run the fold again.")
-    whole = bars[bars["datetime"].between(start, end, inclusive="left")]
-    late = int((whole["datetime"] < part.equity["datetime"].iloc[0]).sum())
+    first, whole = part.equity["datetime"].iloc[0], bars[bars["datetime"].between(start, end, inclusive="left")]
+    waiting, late = int(((part.features >= start) & (part.features < first)).sum()), int((whole["datetime"] < first).sum())
     lost = set(whole["session"].iloc[late:]) - set(part.equity["session"])
-    if late > part.embargo or lost:
-        raise ValueError(f"a fold must test its stretch, got {late} bars before its first one (embargo {part.embargo}) and {len(lost)} sessions left out ({where}). Run the fold again.")
+    if waiting > part.wait or lost:
+        raise ValueError(f"a fold must test its stretch, got {waiting} rows before its first one (at most {part.wait}) and {len(lost)} sessions left out ({where}). Run the fold again.")
     return late
 
 # %% ../../nbs/pipeline/walk.ipynb #e0c2b4bb
@@ -252,7 +256,7 @@ def barrier_range(lines: list[dict[str, Any]], config: PipelineConfig) -> dict[s
     return {"range": shares, "sentence": f"The barriers are {'stable' if shares[worst] <= STABLE else 'not stable'}: over {len(lines)} folds {worst} moves through {shares[worst]:.0%} of its range"
             + (f", {kept} kept the default" if kept else "") + f"; {told}."}
 
-# %% ../../nbs/pipeline/walk.ipynb #0da39185
+# %% ../../nbs/pipeline/walk.ipynb #4a49fdd3
 def sum_up(symbol: str, whole: Stitched, parts: list[Stretch], bars: pd.DataFrame, config: PipelineConfig) -> dict[str, Any]:
     """What walk.json holds of a symbol: the stitched verdict, a line per fold, trials, drift, and the sentence that says all of it."""
     lines = fold_lines(parts, [uncovered(p, bars, symbol) for p in parts])
@@ -266,6 +270,7 @@ def sum_up(symbol: str, whole: Stitched, parts: list[Stretch], bars: pd.DataFram
 def write_stitched(run_dir: Path, config: PipelineConfig) -> dict[str, Any]:
     """Puts finished folds in a row; writes walk/stitched and walk.json. Returns what walk.json holds."""
     made, final, told = run_dir / FOLDER / f".making-{os.getpid()}", run_dir / FOLDER / "stitched", {}
+    sweep((run_dir / FOLDER).glob(".making-*"))
     for symbol in config.symbols:
         parts = [read_stretch(run_dir, fold, symbol) for fold in read_plan(run_dir)]
         whole = stitch(parts, symbol)

@@ -13,17 +13,17 @@ from mlpipe.pipeline.runner import PipelineRunner
 from mlpipe.pipeline.stage import get_stage
 from mlpipe.pipeline.walk import Fold, fold_config, plan_folds, common_sessions, read_plan, read_stretch, session_bars, walk_forward
 
-CHEAP = {"models": "logistic", "features.cross_asset": False, "training.sequence_length": 8, "search.folds": 0, "search.population": 8, "search.generations": 2, "search.min_effective": 50,
+CHEAP = {"models": "logistic", "features.cross_asset": False, "training.sequence_length": 8, "training.baselines": (), "search.folds": 0, "search.population": 8, "search.generations": 2, "search.min_effective": 50,
          "search.k_step": 0.5, "search.bars_step": 18, "validation.on_fail": "continue", "validation.sample": 500, "backtest.min_trades": 5, "backtest.deals": 30, "walk.folds": 3, "walk.first": 0.4}
 
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory):
-    """A walk over a file of 60 sessions that was interrupted in its second fold and went on: its configuration, its folder, the ends of both attempts."""
+    """A walk over a file of 45 sessions that was interrupted in its second fold and went on: its configuration, its folder, the ends of both attempts."""
     from conftest import small_config
     root = tmp_path_factory.mktemp("walk")
     (root / "data").mkdir()
-    synthetic_market(("MES",), "2024-01-02", 60, 7)["MES"].to_parquet(root / "data" / "MES_1m.parquet", index=False)
+    synthetic_market(("MES",), "2024-01-02", 45, 7)["MES"].to_parquet(root / "data" / "MES_1m.parquet", index=False)
     config = small_config(root / "runs", **{**CHEAP, "data.source": "files", "data.path": str(root / "data")})
     folder, starts = root / "runs" / "walk", []
     def stop(event):
@@ -112,11 +112,11 @@ def test_the_folds_can_slide(walk):
     config, folder, _ = walk
     table = common_sessions({"MES": session_bars(folder, "MES")})
     plan = plan_folds(table, config.walk.model_copy(update={"sliding": True}))
-    assert {f.seen for f in plan} == {24} and len({f.start for f in plan}) == 3
+    assert {f.seen for f in plan} == {18} and len({f.start for f in plan}) == 3
     runner = PipelineRunner(fold_config(config, plan[2], {}), run_dir=folder.parent / "slid", stages={n: get_stage(n) for n in ("ingest", "clean")})
     runner.run(quiet=True)
     bars = pd.read_parquet(runner.run_dir / "MES/clean/out/bars.parquet")
-    assert bars.datetime.iloc[0] == pd.Timestamp(plan[2].start) and bars.session.nunique() == 24 + plan[2].sessions
+    assert bars.datetime.iloc[0] == pd.Timestamp(plan[2].start) and bars.session.nunique() == 18 + plan[2].sessions
 
 
 def test_the_command_line(walk):
