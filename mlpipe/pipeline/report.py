@@ -190,10 +190,10 @@ def standings(run: RunFacts, symbol: str) -> Markup:
     for name, e in entries.items():
         scores, trading, skill = e.get("scores") or {}, e.get("trading") or {}, e.get("skill") or {}
         shown = {"value": pick(scores, "skill"), "low": skill.get("low"), "high": skill.get("high")}
-        rows.append([name, e.get("kind"), number(pick(scores, "log_loss"), 4), with_interval({"v": shown["value"], "v_low": shown["low"], "v_high": shown["high"]}, "v", "v", 4),
-                     number(pick(scores, "mcc"), 3), number(pick(scores, "ece"), 3), number(pick(trading, "trades")), with_interval(trading, "expectancy_ticks", "expectancy", 2),
+        rows.append([name, number(pick(scores, "log_loss"), 4), with_interval({"v": shown["value"], "v_low": shown["low"], "v_high": shown["high"]}, "v", "v", 4),
+                     number(pick(scores, "ece"), 3), number(pick(trading, "trades")), with_interval(trading, "expectancy_ticks", "expectancy", 2),
                      dollars(pick(trading, "net_dollars")), number(pick(trading, "sharpe"), 2)])
-    return table(rows, ["", "kind", "log-loss", "skill, nats", "MCC", "ECE", "trades", "net ticks per trade", "net", "Sharpe"]) if rows else Markup("")
+    return table(rows, ["", "log-loss", "skill, nats", "ECE", "trades", "net ticks per trade", "net", "Sharpe"]) if rows else Markup("")
 
 # %% ../../nbs/pipeline/report.ipynb #91f48aa0
 def symbol_section(run: RunFacts, symbol: str) -> Markup:
