@@ -98,10 +98,10 @@ def plot_calibration(rows: pd.DataFrame) -> "Figure":
 # %% ../../nbs/stages/train.ipynb #733cde69
 def network_table(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> pd.DataFrame:
     """What was trained, from model.json and metrics.json: size, options, windows, epochs, temperature."""
-    options = {k: v for k, v in facts["options"].items() if k not in ("n_features", "sequence_length", "n_classes")}
-    rows = {"network": facts["name"], "trainable numbers": f"{facts['parameters']:,}", "window": f"{facts['sequence_length']} bars of {facts['minutes']} minutes, {len(facts['features'])} features",
-            "options": ", ".join(f"{k} {v}" for k, v in options.items()), "windows": ", ".join(f"{use} {k:,}" for use, k in facts["windows"].items()),
-            "epochs": f"{metrics['epochs']}, kept {metrics['best_epoch']}", "temperature": f"{metrics['temperature']:.3f}"}
+    options = {f"option {k}": str(v) for k, v in facts["options"].items() if k not in ("n_features", "sequence_length", "n_classes")}
+    windows = {f"windows to {use}": f"{facts['windows'][k]:,}" for k, use in (("train", "train on"), ("stop", "stop by"), ("calibration", "calibrate on"), ("test", "predict, test span"))}
+    rows = {"network": facts["name"], "trainable numbers": f"{facts['parameters']:,}", "window": f"{facts['sequence_length']} bars of {facts['minutes']} min, {len(facts['features'])} features",
+            **options, **windows, "epochs": f"{metrics['epochs']}, kept {metrics['best_epoch']}", "temperature": f"{metrics['temperature']:.3f}"}
     return pd.Series(rows, name="").to_frame()
 
 def write_result(task: Task, data: FinancialDataModule, result: TrainingResult, baselines: Mapping[str, Any]) -> None:
