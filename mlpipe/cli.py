@@ -82,7 +82,7 @@ def make_config(env: str = "", symbols: str = "", models: str = "", data: str = 
     over = {**parse_sets(sets or []), **{k: v for k, v in given.items() if v}, **({} if reports else {"execution.reports": False})}
     if data: over |= {"data.source": "files", "data.path": str(Path(data).expanduser().resolve())}
     config = get_config(env or None, **over)
-    check_models(config.models)
+    check_models((*config.models, *config.training.baselines))
     check_backend(config.tracking)
     return get_config(env or None, **over, tuned=tuned_options(tuned, config.symbols, parse_sets(sets or []))) if tuned else config
 

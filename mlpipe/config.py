@@ -211,6 +211,7 @@ class TrainingSettings(Section):
     max_span: float | None = Field(default=None, gt=0)    # minutes that a window may reach over; empty: any
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     baselines: tuple[str, ...] = ("logistic", "dlinear")  # linear models trained beside each network, for its report
+    _lists = field_validator("baselines", mode="before")(split_names)
     accelerator: str = "cpu"                              # "auto" or "gpu": the data move to the device once
     threads: int = Field(default=1, ge=1)
 
