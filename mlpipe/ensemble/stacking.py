@@ -56,7 +56,7 @@ class MetaLearner:
 
     def predict(self, p: np.ndarray) -> np.ndarray:
         """Probabilities (n, 3) for the members' p (m, n, 3)."""
-        return softmax(log_features(p) @ np.concatenate([self.coef, self.intercept]))
+        return softmax((log_features(p) * np.concatenate([self.coef, self.intercept])).sum(axis=-1))           # no BLAS: a row's bits do not depend on the others
 
 # %% ../../nbs/ensemble/stacking.ipynb #4c62f2d5
 class MetaEnsemble:

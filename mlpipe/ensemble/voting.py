@@ -40,15 +40,18 @@ def align(frames: Mapping[str, pd.DataFrame], rows: Literal["same", "common"] = 
 Method = Literal["soft", "hard", "weighted", "geometric"]
 
 def combine(p: np.ndarray, weights: np.ndarray, method: Method) -> np.ndarray:
-    """Pools member probabilities `p` (members, n, 3) with `weights` (members,) that sum to 1 into float64 (n, 3)."""
+    """Pools member probabilities `p` (members, n, 3) with `weights` (members,) that sum to 1 into float64 (n, 3).
+
+    Members are added one after the other, so that a row gets the same bits whatever the number of rows.
+    """
     if method == "hard":
         top = np.isclose(p, p.max(axis=2, keepdims=True), rtol=0, atol=1e-12)
         p = (len(p) * top / top.sum(axis=2, keepdims=True) + 1 / 3) / (len(p) + 1)
     if method == "geometric":
-        logs = np.tensordot(weights, np.log(np.clip(p, 1e-12, 1.0)), axes=1)
+        logs = (weights[:, None, None] * np.log(np.clip(p, 1e-12, 1.0))).sum(axis=0)
         p = np.exp(logs - logs.max(axis=1, keepdims=True))
     else:
-        p = np.tensordot(weights, p, axes=1)
+        p = (weights[:, None, None] * p).sum(axis=0)
     return p / p.sum(axis=1, keepdims=True)
 
 # %% ../../nbs/ensemble/voting.ipynb #87fd6f89
