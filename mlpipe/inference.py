@@ -120,9 +120,10 @@ class History(Predictor):
 class BarPredictor(History):
     """A Predictor that predicts from clean bars."""
 
-    def scaled(self, bars: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-        """datetime and the scaled features of every ready row."""
-        return self.scaler.transform(self.engineer.transform(bars, others))
+    def scaled(self, bars: pd.DataFrame, others: Mapping[str, pd.DataFrame], rows: int | None = None) -> pd.DataFrame:
+        """datetime and the scaled features of every ready row, or of the last `rows`."""
+        made = self.engineer.transform(bars, others)
+        return self.scaler.transform(made if rows is None else made.tail(rows).reset_index(drop=True))
 
     def predict(self, bars: pd.DataFrame, others: Mapping[str, pd.DataFrame] | None = None, last: int | None = None, members: bool = False) -> pd.DataFrame:
         """One row per decision: datetime, ts_close, p_down, p_flat, p_up, lean, side; with `members` also the lean of each network.
@@ -130,10 +131,10 @@ class BarPredictor(History):
         bars: clean bars of the symbol, as the stage clean writes them; others: those of the reference; last: only so many rows. Raises ValueError for bars of
         another length or instrument, or too few of them.
         """
-        check_bars(bars, self.config.bars.minutes, self.symbol, self.known_close)
+        check_bars(bars if last is None else bars.tail(last + 100), self.config.bars.minutes, self.symbol, self.known_close)
         if last is not None: bars = self.history(bars, last)
-        scaled, stamps = self.scaled(bars, others or {}), pd.DatetimeIndex(bars["datetime"]).as_unit("ns").asi8
-        if last is not None: scaled = scaled.tail(last + self.window - 1).reset_index(drop=True)
+        scaled = self.scaled(bars, others or {}, None if last is None else last + self.window - 1)
+        stamps = pd.DatetimeIndex(bars["datetime"]).as_unit("ns").asi8
         rows = pd.DatetimeIndex(scaled["datetime"]).as_unit("ns").asi8
         segment, left = stretches(rows, stamps, bars["segment"].to_numpy()), (self.calendar.session_of(rows)[2] - rows) / 60e9
         frames = {name: model.predict(scaled, segment, left) for name, model in self.members.items()}
