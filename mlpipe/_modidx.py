@@ -159,6 +159,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'mlpipe/backtest/verdict.py')},
             'mlpipe.cli': { 'mlpipe.cli.Commands': ('cli.html#commands', 'mlpipe/cli.py'),
                             'mlpipe.cli.Commands.invoke': ('cli.html#commands.invoke', 'mlpipe/cli.py'),
+                            'mlpipe.cli.audited': ('cli.html#audited', 'mlpipe/cli.py'),
                             'mlpipe.cli.check_models': ('cli.html#check_models', 'mlpipe/cli.py'),
                             'mlpipe.cli.compare': ('cli.html#compare', 'mlpipe/cli.py'),
                             'mlpipe.cli.cpcv': ('cli.html#cpcv', 'mlpipe/cli.py'),

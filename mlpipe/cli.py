@@ -6,10 +6,10 @@
 __all__ = ['app', 'Symbols', 'Models', 'Data', 'Env', 'Start', 'End', 'Profile', 'TrustClock', 'Sets', 'Executor', 'Workers',
            'Name', 'Tuned', 'Reports', 'WalkForward', 'RunName', 'Commands', 'parse_sets', 'walk_sets', 'make_config',
            'tuned_options', 'check_models', 'say', 'verdicts', 'handle', 'finish', 'execute', 'execute_walk',
-           'finish_walk', 'demo', 'run', 'plan', 'inspect', 'leakcheck', 'leakcheck_data', 'resume', 'stages_from',
-           'rerun', 'status', 'runs', 'compare', 'report', 'verify', 'predict', 'say_rows', 'write_rows', 'nullmarket',
-           'gc', 'stages', 'models', 'tuning_config', 'tune', 'cpcv', 'sync', 'notebook_problem', 'kernel_problem',
-           'writable_problem', 'doctor', 'docs', 'options', 'main']
+           'finish_walk', 'demo', 'run', 'plan', 'inspect', 'leakcheck', 'audited', 'leakcheck_data', 'resume',
+           'stages_from', 'rerun', 'status', 'runs', 'compare', 'report', 'verify', 'predict', 'say_rows', 'write_rows',
+           'nullmarket', 'gc', 'stages', 'models', 'tuning_config', 'tune', 'cpcv', 'sync', 'notebook_problem',
+           'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options', 'main']
 
 # %% ../nbs/cli.ipynb #7d03bba0
 import os
@@ -240,7 +240,8 @@ def inspect(file: Annotated[str, typer.Argument(help="A file, a zip, or a folder
 # %% ../nbs/cli.ipynb #4b6d11e3
 @app.command()
 def leakcheck(run: RunName = "latest", symbols: Symbols = "", data: Data = "", profile: Profile = "", sets: Sets = [],
-              cuts: Annotated[int, typer.Option(min=20, help="Places at which the future is removed and wrecked.")] = 24) -> None:
+              cuts: Annotated[int, typer.Option(min=20, help="Places at which the future is removed and wrecked.")] = 24,
+              ensembles: Annotated[bool, typer.Option("--ensembles", help="Also the six tests of the run's ensembles: null market, permuted labels, spans, time travel, oracle, optimism.")] = False) -> None:
     """Proves, on a run's bars or on --data, that no feature knows the future, crosses a roll or depends on where the file begins; exits 1 where one does."""
     from mlpipe.pipeline.runs import Run, find_run
     from mlpipe.validation.leakcheck import leakcheck_run
@@ -252,7 +253,17 @@ def leakcheck(run: RunName = "latest", symbols: Symbols = "", data: Data = "", p
         folder = find_run(run)
         reports = [leakcheck_run(folder, s, cuts) for s in (symbols.split(",") if symbols else Run(folder).config.symbols)]
     for report in reports: say(report.markdown())
-    if not all(report.ok for report in reports): raise typer.Exit(1)
+    sound = audited(run) if ensembles and not data else True
+    if not (sound and all(report.ok for report in reports)): raise typer.Exit(1)
+
+def audited(run: str) -> bool:
+    """Prints the six tests of a run's ensembles; whether none failed."""
+    from mlpipe.ensemble.audit import audit_ensembles
+    from mlpipe.pipeline.runs import load_run
+    from mlpipe.validation.leakcheck import markdown_table
+    found = audit_ensembles(load_run(run))
+    say(markdown_table(found))
+    return not (found["status"] == "fail").any()
 
 def leakcheck_data(config: Any, cuts: int) -> list[Any]:
     """The leak reports of each symbol's bars as ingest and clean of `config` make them."""
