@@ -2546,6 +2546,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'mlpipe/models/trainer/callbacks.py'),
                                                  'mlpipe.models.trainer.callbacks.every_rng': ( 'models/trainer/callbacks.html#every_rng',
                                                                                                 'mlpipe/models/trainer/callbacks.py'),
+                                                 'mlpipe.models.trainer.callbacks.make_optimizer': ( 'models/trainer/callbacks.html#make_optimizer',
+                                                                                                     'mlpipe/models/trainer/callbacks.py'),
                                                  'mlpipe.models.trainer.callbacks.make_schedule': ( 'models/trainer/callbacks.html#make_schedule',
                                                                                                     'mlpipe/models/trainer/callbacks.py'),
                                                  'mlpipe.models.trainer.callbacks.quantile_frame': ( 'models/trainer/callbacks.html#quantile_frame',

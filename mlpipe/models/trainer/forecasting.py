@@ -18,10 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...config import TrainingSettings
-from ..base import decay_groups
 from ..datasets.windows import TimeSeriesDataset, WindowLoader
 from ..layers import BaseForecaster
-from .callbacks import BestEpoch, check_loss, make_schedule
+from .callbacks import BestEpoch, check_loss, make_optimizer
 from .training import controlled, lightning_trainer
 
 # %% ../../../nbs/models/trainer/forecasting.ipynb #22a4dd64
@@ -86,10 +85,7 @@ class ForecastTask(L.LightningModule):
     def forward(self, x: Tensor) -> Tensor: return self.model(x)
 
     def configure_optimizers(self) -> Any:
-        s = self.settings
-        optimizer = torch.optim.AdamW(decay_groups(self.model, s.weight_decay), lr=s.learning_rate)
-        schedule = make_schedule(optimizer, s, int(self.trainer.estimated_stepping_batches))
-        return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return make_optimizer(self.model, self.settings, int(self.trainer.estimated_stepping_batches))
 
     def error(self, batch: Any) -> Tensor:
         """Mean error of a batch's windows (B, L + H, C)."""
