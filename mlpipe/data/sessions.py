@@ -255,9 +255,10 @@ def stretches(breaks: pd.DataFrame) -> np.ndarray:
 def _worst_share(breaks: pd.DataFrame) -> float:
     """Largest share of bars inside the break over the stretches that have enough breaks; over all of them where none has."""
     if not len(breaks): return 0.0
-    total = breaks.assign(n=1).groupby(stretches(breaks))[["core", "around", "n"]].sum()
-    total = total[total["n"] >= MIN_STRETCH] if (total["n"] >= MIN_STRETCH).any() else total
-    return float((total["core"] / total["around"].clip(lower=1)).max())
+    at = stretches(breaks)
+    core, around, n = (np.bincount(at, weights) for weights in (breaks["core"], breaks["around"], None))
+    enough = n >= MIN_STRETCH if (n >= MIN_STRETCH).any() else n > 0
+    return float((core / np.maximum(around, 1))[enough].max())
 
 # %% ../../nbs/data/sessions.ipynb #4680bffe
 def prove_clock(ts_ns: np.ndarray, volume: np.ndarray | None, calendar: SessionCalendar | str, zone: str = "UTC", stamping: str = "start") -> dict[str, Any]:

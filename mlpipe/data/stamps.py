@@ -13,7 +13,7 @@ __all__ = ['NAT', 'SECOND', 'DAY', 'FIRST_YEAR', 'LAST_YEAR', 'YEAR_FIRST', 'MON
 # %% ../../nbs/data/stamps.ipynb #e0a88975
 import re
 from functools import cache
-from datetime import datetime, timedelta, timezone as fixed
+from datetime import datetime
 from typing import Any, Sequence
 from zoneinfo import ZoneInfo
 
@@ -323,7 +323,7 @@ def clock_changes(zone: str) -> tuple[np.ndarray, np.ndarray]:
     """Moments (int64 ns UTC) from 1970 to 2200 at which the clocks of `zone` change, and the offsets (ns) before the first and after each. ValueError for no zone."""
     try: tz = ZoneInfo(zone)
     except Exception: raise ValueError(f"timezone must be an IANA zone such as America/Chicago, got {zone!r}. Correct data.timezone.") from None
-    ahead = lambda second: int((datetime(1970, 1, 1, tzinfo=fixed.utc) + timedelta(seconds=second)).astimezone(tz).utcoffset().total_seconds())
+    ahead = lambda second: int(datetime.fromtimestamp(second, tz).utcoffset().total_seconds())
     days = range(0, 230 * 365 * 86_400, 86_400)
     offsets, moments = [ahead(0)], []
     for day in days:

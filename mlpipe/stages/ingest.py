@@ -156,7 +156,7 @@ def write_frames(path: Path, frames: Iterable[pd.DataFrame], group: int = GROUP)
         for frame in frames:
             table = pa.Table.from_pandas(frame, preserve_index=False)
             numbers = [f.name for f in table.schema if pa.types.is_floating(f.type)]
-            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=False, use_byte_stream_split=numbers)
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="lz4", use_dictionary=False, use_byte_stream_split=numbers)
             waiting = table if waiting is None else pa.concat_tables([waiting, table])
             while waiting.num_rows >= group:
                 writer.write_table(waiting.slice(0, group).combine_chunks(), group)
