@@ -2796,6 +2796,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mlpipe/pipeline/execute.py'),
                                          'mlpipe.pipeline.execute.project_root': ( 'pipeline/execute.html#project_root',
                                                                                    'mlpipe/pipeline/execute.py'),
+                                         'mlpipe.pipeline.execute.rare_collections': ( 'pipeline/execute.html#rare_collections',
+                                                                                       'mlpipe/pipeline/execute.py'),
                                          'mlpipe.pipeline.execute.reuse_task': ( 'pipeline/execute.html#reuse_task',
                                                                                  'mlpipe/pipeline/execute.py'),
                                          'mlpipe.pipeline.execute.run_by_hand': ( 'pipeline/execute.html#run_by_hand',

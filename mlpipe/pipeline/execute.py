@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['THREAD_VARIABLES', 'LIMIT', 'DEMO', 'upstream_records', 'input_hashes', 'input_facts', 'now', 'emitter',
-           'set_threads', 'peak_mb', 'alive', 'sweep', 'temporary_out', 'sealed_reads', 'run_task', 'link_tree',
-           'reuse_task', 'TaskOutput', 'task_output', 'project_root', 'runs_root', 'demo_config', 'prepare_demo',
-           'run_by_hand']
+           'set_threads', 'peak_mb', 'alive', 'sweep', 'temporary_out', 'rare_collections', 'sealed_reads', 'run_task',
+           'link_tree', 'reuse_task', 'TaskOutput', 'task_output', 'project_root', 'runs_root', 'demo_config',
+           'prepare_demo', 'run_by_hand']
 
 # %% ../../nbs/pipeline/execute.ipynb #eda75114
+import gc
 import json
 import os
 import resource
@@ -105,6 +106,15 @@ def temporary_out(folder: Path) -> Iterator[Path]:
     try: yield made
     finally: shutil.rmtree(made, ignore_errors=True)
 
+# %% ../../nbs/pipeline/execute.ipynb #38ab9ed3
+@contextmanager
+def rare_collections(fewer: int = 100) -> Iterator[None]:
+    """Cyclic garbage is looked for `fewer` times less often inside; as before afterwards."""
+    before = gc.get_threshold()
+    gc.set_threshold(before[0] * fewer, *before[1:])
+    try: yield
+    finally: gc.set_threshold(*before)
+
 # %% ../../nbs/pipeline/execute.ipynb #b4f8ad94
 def sealed_reads(record: dict) -> list[str]:
     """The reads of test targets in an earlier record of the same task: a second look must not be forgotten."""
@@ -126,7 +136,8 @@ def run_task(run_dir: Path | str, task_id: TaskId) -> dict:
         task.key = key_of(parts)
         if not stage.wanted(task.settings):
             result, status = StageResult(metrics=task.settings.reads()), "skipped"
-        else: result, status = stage.function(task), "ok"
+        else:
+            with rare_collections(): result, status = stage.function(task), "ok"
         if not isinstance(result, StageResult):
             raise TypeError(f"a stage must return a StageResult, got {type(result).__name__} (stage {stage.name}). Return one.")
         record = {"schema": SCHEMA, "stage": stage.name, "symbol": task_id.symbol, "model": task_id.model, "status": status,
