@@ -95,6 +95,7 @@ def keep_beside(file: Path, text: str) -> None:
         os.replace(temporary, file)
     except OSError: temporary.unlink(missing_ok=True)
 
+# %% ../../nbs/pipeline/cache.ipynb #fb2986dc
 @lru_cache(maxsize=None)
 def _facts(module: str, file: Path, mtime_ns: int, size: int) -> tuple[str, tuple[str, ...]]:
     source = file.read_text(encoding="utf-8")
