@@ -1594,6 +1594,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlpipe.inference.Forecasts.predict_files': ( 'inference.html#forecasts.predict_files',
                                                                                 'mlpipe/inference.py'),
                                   'mlpipe.inference.History': ('inference.html#history', 'mlpipe/inference.py'),
+                                  'mlpipe.inference.History.beside': ('inference.html#history.beside', 'mlpipe/inference.py'),
                                   'mlpipe.inference.History.history': ('inference.html#history.history', 'mlpipe/inference.py'),
                                   'mlpipe.inference.History.window': ('inference.html#history.window', 'mlpipe/inference.py'),
                                   'mlpipe.inference.Predictor': ('inference.html#predictor', 'mlpipe/inference.py'),
