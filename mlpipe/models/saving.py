@@ -26,8 +26,9 @@ PROBABILITIES = tuple(f"p_{name}" for name in CLASS_NAMES)
 
 def prediction_frame(stamps: pd.Series, p: np.ndarray) -> pd.DataFrame:
     """Frame (datetime, p_down, p_flat, p_up float64) of probabilities (n, 3) for the rows stamped `stamps`."""
-    p = np.asarray(p, dtype=np.float64)
-    return pd.DataFrame({"datetime": stamps.reset_index(drop=True), **{c: p[:, k] for k, c in enumerate(PROBABILITIES)}})
+    frame = pd.DataFrame(np.asarray(p, dtype=np.float64), columns=list(PROBABILITIES))
+    frame.insert(0, "datetime", stamps.reset_index(drop=True))
+    return frame
 
 # %% ../../nbs/models/saving.ipynb #b996f71b
 def weights_bytes(model: BaseTimeSeriesModel) -> bytes:
