@@ -21,6 +21,7 @@ from .config import PipelineConfig
 from .data.sessions import get_calendar
 from .ensemble import ensemble_of
 from .features.assembly import run_registry
+from .features.cross_asset import STALE
 from .features.engineer import FeatureEngineer, need
 from .instruments import get_instrument
 from .models.datasets.windows import stretches
@@ -116,6 +117,12 @@ class History(Predictor):
         at = int(whole[-(sessions + 2)]) + 1 if sessions and len(whole) > sessions + 1 else (0 if sessions else first)
         return bars.iloc[min(first, at):].reset_index(drop=True)
 
+    def beside(self, others: Mapping[str, pd.DataFrame], bars: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """The end of `others` that rows of `bars` can look at."""
+        if not len(bars): return dict(others)
+        since = bars["ts_close"].iloc[0] - pd.Timedelta(STALE, unit="ns")
+        return {s: b.iloc[b["ts_close"].searchsorted(since):].reset_index(drop=True) if "ts_close" in b and b["ts_close"].is_monotonic_increasing else b for s, b in others.items()}
+
 # %% ../nbs/inference.ipynb #48ba84a9
 class BarPredictor(History):
     """A Predictor that predicts from clean bars."""
@@ -132,8 +139,11 @@ class BarPredictor(History):
         another length or instrument, or too few of them.
         """
         check_bars(bars if last is None else bars.tail(last + 100), self.config.bars.minutes, self.symbol, self.known_close)
-        if last is not None: bars = self.history(bars, last)
-        scaled = self.scaled(bars, others or {}, None if last is None else last + self.window - 1)
+        others = others or {}
+        if last is not None:
+            bars = self.history(bars, last)
+            others = self.beside(others, bars)
+        scaled = self.scaled(bars, others, None if last is None else last + self.window - 1)
         stamps = pd.DatetimeIndex(bars["datetime"]).as_unit("ns").asi8
         rows = pd.DatetimeIndex(scaled["datetime"]).as_unit("ns").asi8
         segment, left = stretches(rows, stamps, bars["segment"].to_numpy()), (self.calendar.session_of(rows)[2] - rows) / 60e9
@@ -149,8 +159,8 @@ class BarPredictor(History):
         """Predictions with the bar's close, the lean over the prior's own lean, and the side that the threshold gives."""
         lean = lean_over(out, prior)["lean"].to_numpy()
         side = np.zeros(len(out), np.int8) if self.threshold is None else (np.sign(lean) * (np.abs(lean) >= self.threshold)).astype(np.int8)
-        made = out.merge(bars[["datetime", "ts_close"]], on="datetime", how="left", validate="one_to_one").assign(lean=lean, side=side)
-        made = made[["datetime", "ts_close", *PROBABILITIES, "lean", "side"]]
+        at = pd.DatetimeIndex(bars["datetime"]).get_indexer(pd.DatetimeIndex(out["datetime"]))
+        made = pd.DataFrame({"datetime": out["datetime"], "ts_close": bars["ts_close"].iloc[at].reset_index(drop=True), **{p: out[p] for p in PROBABILITIES}, "lean": lean, "side": side})
         for name, frame in frames.items(): made[f"lean_{name}"] = made["datetime"].map(frame.set_index("datetime").eval("p_up - p_down"))
         return made
 

@@ -23,8 +23,9 @@ def align(frames: Mapping[str, pd.DataFrame], rows: Literal["same", "common"] = 
     """
     if not frames:
         raise ValueError("an ensemble must have at least one member, got none. Give the members' prediction frames.")
-    columns = {name: pd.DataFrame(probabilities(f, name), index=pd.DatetimeIndex(f["datetime"])) for name, f in frames.items()}
-    indexes = [c.index for c in columns.values()]
+    given, indexes = [probabilities(f, name) for name, f in frames.items()], [pd.DatetimeIndex(f["datetime"]) for f in frames.values()]
+    if len(indexes[0]) and indexes[0].is_monotonic_increasing and all(i.equals(indexes[0]) for i in indexes): return indexes[0], np.stack(given)
+    columns = {name: pd.DataFrame(p, index=index) for name, p, index in zip(frames, given, indexes)}
     common, union = indexes[0], indexes[0]
     for index in indexes[1:]: common, union = common.intersection(index), union.union(index)
     if rows == "same" and len(common) < len(union):

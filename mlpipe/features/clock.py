@@ -47,8 +47,11 @@ def half_day_cos(view: BarView) -> np.ndarray:
 # %% ../../nbs/features/clock.ipynb #e6c8e64b
 def weekday(view: BarView) -> np.ndarray:
     """Day of the week of each row's trade date, Monday 0, int64 (n_bars,)."""
-    ids, rows = np.unique(view.session, return_inverse=True)
-    return pd.to_datetime(pd.Series(ids).astype(str), format="%Y%m%d").dt.day_of_week.to_numpy()[rows]
+    def make() -> np.ndarray:
+        months = (view.session // 10_000 - 1970) * 12 + view.session // 100 % 100 - 1
+        days = months.astype("M8[M]").astype("M8[D]").astype(np.int64) + view.session % 100 - 1
+        return (days + 3) % 7                            # 1970 began on a Thursday
+    return view.share("weekday", make)
 
 @feature("week_sin", family="clock", category="cyclic", inputs=("clock",), formula="sin(2π d / 5), d = 0 on Monday",
          description="Sine of the trade date's day of the week, five days a turn.")

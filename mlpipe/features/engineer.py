@@ -63,11 +63,12 @@ def warm_stretches(specs: Sequence[FeatureSpec], arrays: BarArrays, minutes: int
 
 # %% ../../nbs/features/engineer.ipynb #89dca880
 def feature_columns(specs: Sequence[FeatureSpec], arrays: BarArrays, minutes: int, reference: Reference | None = None,
-                    state: Mapping[str, Mapping[str, float]] | None = None, dtype: type = np.float32) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Every feature of `specs` over the ready rows, `dtype` (n_ready,) by name, and which rows are ready, bool (n_bars,). state: of the fitted ones."""
+                    state: Mapping[str, Mapping[str, float]] | None = None, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """Every feature of `specs` over the ready rows, `dtype` (F, n_ready), and which rows are ready, bool (n_bars,). state: of the fitted ones."""
     found, ready = warm_stretches(specs, arrays, minutes, reference)
     before = np.r_[0, np.cumsum(ready)]
-    columns = {spec.name: np.empty(before[-1], dtype) for spec in specs}
+    values = np.empty((len(specs), before[-1]), dtype)
+    columns = dict(zip([spec.name for spec in specs], values))
     for group, rows, view in found:
         inside, family = slice(before[rows.start], before[rows.stop]), ""
         if inside.start == inside.stop: continue
@@ -78,18 +79,23 @@ def feature_columns(specs: Sequence[FeatureSpec], arrays: BarArrays, minutes: in
             family = spec.family
             columns[spec.name][inside] = compute(spec, view, (state or {}).get(spec.name))[kept]
         view.forget()
-    return columns, ready
+    return values, ready
 
 # %% ../../nbs/features/engineer.ipynb #7a12ca64
-def finite_frame(datetime: pd.Series, columns: dict[str, np.ndarray], ready: np.ndarray, where: str) -> pd.DataFrame:
-    """The rows that are `ready`, with their stamps. Raises ValueError for a value that is not finite, and names its feature and row."""
-    for name, values in columns.items():
-        if np.isfinite(values).all(): continue
-        first = int(np.argmin(np.isfinite(values)))
+def finite_frame(datetime: pd.Series, names: Sequence[str], values: np.ndarray, ready: np.ndarray, where: str) -> pd.DataFrame:
+    """The rows that are `ready`, with their stamps: `values` (F, n_ready), not copied, under `names`.
+
+    Raises ValueError for a value that is not finite, and names its feature and row.
+    """
+    if values.size and not np.isfinite([values.min(), values.max()]).all():
+        at = next(k for k, column in enumerate(values) if not np.isfinite(column).all())
+        first = int(np.argmin(np.isfinite(values[at])))
         row = int(np.flatnonzero(ready)[first])
-        raise ValueError(f"{name} must be finite after its warm-up, got {values[first]} at row {row}, {datetime.iloc[row]} ({where}). "
+        raise ValueError(f"{names[at]} must be finite after its warm-up, got {values[at, first]} at row {row}, {datetime.iloc[row]} ({where}). "
                          "State in the feature what it is worth there (mlpipe.features.rolling.ratio), or declare a longer warm-up.")
-    return pd.DataFrame({"datetime": datetime[ready].reset_index(drop=True), **columns}, copy=False)
+    frame = pd.DataFrame(values.T, columns=list(names), copy=False)
+    frame.insert(0, "datetime", datetime[ready].reset_index(drop=True))
+    return frame
 
 # %% ../../nbs/features/engineer.ipynb #6c68ef32
 def too_short(specs: Sequence[FeatureSpec], minutes: int, rows: int, where: str) -> str:
@@ -202,9 +208,9 @@ class FeatureEngineer(EngineerState):
             if self.reference_ not in (others or {}):
                 raise ValueError(f"others must hold the reference {self.reference_!r}, got {', '.join(others or ()) or 'none'} ({self.symbol}). Pass its bars.")
             reference = reference_of(others[self.reference_], self.reference_)
-        columns, ready = feature_columns(specs, bar_arrays(bars, self.calendar, self.symbol), self.minutes_, reference, self.state_, dtype)
+        values, ready = feature_columns(specs, bar_arrays(bars, self.calendar, self.symbol), self.minutes_, reference, self.state_, dtype)
         if not ready.any(): raise ValueError(too_short(specs, self.minutes_, len(bars), self.symbol))
-        return finite_frame(bars["datetime"], columns, ready, self.symbol)
+        return finite_frame(bars["datetime"], [spec.name for spec in specs], values, ready, self.symbol)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], registry: FeatureRegistry = REGISTRY) -> "FeatureEngineer":

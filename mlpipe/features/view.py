@@ -62,7 +62,7 @@ def _column(bars: pd.DataFrame, name: str) -> np.ndarray:
     return np.zeros(len(bars)) if name == "volume" and np.isnan(values).all() else values
 
 def _nanoseconds(stamps: pd.Series) -> np.ndarray:
-    return stamps.dt.tz_convert("UTC").dt.as_unit("ns").astype("int64").to_numpy()
+    return pd.DatetimeIndex(stamps).as_unit("ns").asi8
 
 # %% ../../nbs/features/view.ipynb #336bb12a
 def bar_arrays(bars: pd.DataFrame, calendar: str, where: str = "bars") -> BarArrays:

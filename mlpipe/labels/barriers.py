@@ -137,7 +137,7 @@ def _walk(o, h, l, c, last, entry, upper, lower, bar_begin, bar_end, m_stamp, m_
         paid, up, down = entry[t], upper[t], lower[t]
         best, worst = paid, paid
         j, end = np.uint64(t + 1), np.uint64(last[t] + 1)
-        while j < end and h[j] < up and l[j] > down:
+        while j < end and (h[j] < up) & (l[j] > down):           # one branch, that fails once
             best, worst = max(best, h[j]), min(worst, l[j])
             j += np.uint64(1)
         if j == end:

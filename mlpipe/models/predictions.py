@@ -31,7 +31,7 @@ def probabilities(frame: pd.DataFrame, name: str = "predictions") -> np.ndarray:
     """Checked probabilities of `frame`: float64 (n, 3). Raises ValueError for missing columns, values that are no probabilities, or repeated times."""
     if missing := [c for c in ("datetime", *PROBABILITIES) if c not in frame]:
         raise ValueError(f"{name} must have the columns datetime, {', '.join(PROBABILITIES)}, got none named {missing[0]}. Rename it.")
-    p = frame[list(PROBABILITIES)].to_numpy(np.float64)
+    p = np.column_stack([frame[c].to_numpy(np.float64) for c in PROBABILITIES])
     bad = ~((p >= 0) & (p <= 1)).all(axis=1) | ~(np.abs(p.sum(axis=1) - 1) < 1e-6)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])

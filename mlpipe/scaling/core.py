@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['IQR_OF_NORMAL', 'N_QUANTILES', 'RANK_BOUND', 'ScalerType', 'FeatureCategory', 'ScalerConfig', 'sorted_values',
-           'sorted_quantile', 'centre_and_scale', 'fit_column', 'apply_column', 'invert_column']
+           'sorted_quantile', 'centre_and_scale', 'fit_column', 'apply_column', 'invert_column', 'column_constants',
+           'apply_columns']
 
 # %% ../../nbs/scaling/core.ipynb #91884877
 from enum import Enum
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 from numba import njit
@@ -152,3 +153,34 @@ def invert_column(z: np.ndarray, state: Mapping[str, Any]) -> np.ndarray:
     if state["scaler"] == "none": return z
     if "quantiles" in state: return np.interp(ndtr(z), np.linspace(0, 1, len(state["quantiles"])), state["quantiles"])
     return z * state["scale"] + state["centre"]
+
+# %% ../../nbs/scaling/core.ipynb #d61f88dd
+def column_constants(states: Sequence[Mapping[str, Any]], clip: float) -> np.ndarray:
+    """Float64 (5, F): low, high, centre, scale and bound of each state; those that leave a value alone for `none` and the quantile map."""
+    alone = (-np.inf, np.inf, 0.0, 1.0, np.inf)
+    return np.array([alone if "centre" not in s else (s["low"], s["high"], s["centre"], s["scale"], clip) for s in states]).reshape(-1, 5).T.copy()
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scale_columns(x, constants, out, first):
+    """Fills out (F, n) from column `first` on with x float64 (F, k), scaled; returns whether all of x is finite."""
+    finite = True
+    for f in range(len(x)):
+        low, high, centre, scale, bound = constants[0, f], constants[1, f], constants[2, f], constants[3, f], constants[4, f]
+        for i in range(x.shape[1]):
+            value = x[f, i]
+            finite &= np.isfinite(value)
+            value = value if value > low else low
+            value = ((value if value < high else high) - centre) / scale
+            value = value if value > -bound else -bound
+            out[f, first + i] = value if value < bound else bound
+    return finite
+
+def apply_columns(x: np.ndarray, states: Sequence[Mapping[str, Any]], constants: np.ndarray, clip: float, out: np.ndarray, first: int) -> bool:
+    """Fills out float32 (F, n) from column `first` on with the scaled values of x float64 (F, k), C order, by `states` and their `constants`.
+
+    Returns whether all of x is finite; where it is not, what was filled in means nothing.
+    """
+    finite = _scale_columns(x, constants, out, first)
+    for f, state in enumerate(states):
+        if "quantiles" in state: out[f, first:first + x.shape[1]] = apply_column(x[f], state, clip)
+    return finite
