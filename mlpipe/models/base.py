@@ -129,17 +129,20 @@ def filled(n: int) -> Tensor:
     return torch.arange(-(-n // GRAIN) * GRAIN).clamp_(max=n - 1)
 
 def predict_rows(model: nn.Module, dataset: Any, answer: Callable[[Any], Tensor], width: int, batch_size: int = 1024) -> np.ndarray:
-    """`answer(batch)` (B, width) for every window of a TimeSeriesDataset, in its order: float32 (n, width). In `eval()`; the mode is put back.
+    """`answer(batch)` (B, width) for every window of a TimeSeriesDataset, in its order: float32 (n, width). In `eval()`, with one thread; both are put back.
 
-    Each row is the same to the bit whatever else is in the dataset.
+    Each row is the same whatever else is in the dataset: to the bit at the networks' default sizes, to the last digits of a float32 at odd ones.
     """
-    device, training, n = next(model.parameters()).device, model.training, len(dataset)
+    device, training, n, threads = next(model.parameters()).device, model.training, len(dataset), torch.get_num_threads()
     on_device = lambda batch: batch._replace(x=batch.x.to(device), base=None if batch.base is None else batch.base.to(device))
     model.eval()
+    torch.set_num_threads(1)
     try:
         with torch.inference_mode():
             parts = [answer(on_device(dataset.batch(index))).float().cpu() for index in filled(n).to(dataset.ends.device).split(batch_size)]
-    finally: model.train(training)
+    finally:
+        model.train(training)
+        torch.set_num_threads(threads)
     return torch.cat(parts)[:n].numpy() if n else np.zeros((0, width), dtype=np.float32)
 
 def predict_logits(model: nn.Module, dataset: Any, batch_size: int = 1024) -> np.ndarray:

@@ -141,6 +141,23 @@ def test_batch_composition_does_not_matter(name, options):
         close(model(torch.cat([x[:4], 100 * windows(5, seed=3)]))[:4], whole[:4])
 
 
+@pytest.mark.parametrize("length", [24, 32, 48])
+@pytest.mark.parametrize("name", ["lstm", "transformer", "nhits", "tft", "patchtst"])
+def test_a_window_predicted_alone_has_the_bits_it_has_among_others(name, length):
+    """At default sizes, wherever it stands, with whatever number of threads: a live prediction can be held against the backtest's."""
+    torch.manual_seed(0)
+    model = ModelRegistry.get(name, n_features=164, sequence_length=length)
+    with torch.no_grad():
+        for p in model.parameters():
+            if not p.any(): nn.init.normal_(p, std=.3)
+    rows = np.random.default_rng(0).normal(size=(length + 69, 164)).astype(np.float32)
+    said = lambda first, last: predict_logits(model, TimeSeriesDataset(rows[first:last + length], None, length))
+    torch.set_num_threads(2)
+    among = said(0, 69)
+    assert torch.get_num_threads() == 2
+    for first, last in ((0, 0), (17, 17), (69, 69), (1, 40), (13, 69)): np.testing.assert_array_equal(said(first, last), among[first:last + 1])
+
+
 def over_time(model, x):
     """Every tensor (B, L, ...) that a part of the network puts out for windows x, in order."""
     seen, hooks = [], []
