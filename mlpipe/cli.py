@@ -6,10 +6,10 @@
 __all__ = ['app', 'Symbols', 'Models', 'Data', 'Env', 'Start', 'End', 'Profile', 'TrustClock', 'Sets', 'Executor', 'Workers',
            'Name', 'Tuned', 'Reports', 'WalkForward', 'RunName', 'Commands', 'parse_sets', 'walk_sets', 'make_config',
            'tuned_options', 'check_models', 'say', 'verdicts', 'handle', 'finish', 'execute', 'execute_walk',
-           'finish_walk', 'demo', 'run', 'plan', 'inspect', 'leakcheck', 'audited', 'leakcheck_data', 'resume',
-           'stages_from', 'rerun', 'status', 'runs', 'compare', 'report', 'verify', 'predict', 'say_rows', 'write_rows',
-           'nullmarket', 'gc', 'stages', 'models', 'tuning_config', 'tune', 'cpcv', 'sync', 'notebook_problem',
-           'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options', 'main']
+           'finish_walk', 'demo', 'run', 'plan', 'say_plan', 'say_walk', 'inspect', 'leakcheck', 'audited',
+           'leakcheck_data', 'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report', 'verify',
+           'predict', 'say_rows', 'write_rows', 'nullmarket', 'gc', 'stages', 'models', 'tuning_config', 'tune', 'cpcv',
+           'sync', 'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options', 'main']
 
 # %% ../nbs/cli.ipynb #7d03bba0
 import os
@@ -213,16 +213,34 @@ def run(symbols: Symbols = "", data: Data = "", models: Models = "", env: Env = 
 # %% ../nbs/cli.ipynb #b2a1a90e
 @app.command()
 def plan(symbols: Symbols = "", data: Data = "", models: Models = "", env: Env = "", start: Start = "", end: End = "", profile: Profile = "",
-         trust_clock: TrustClock = False, sets: Sets = [], name: Name = "", tuned: Tuned = "") -> None:
-    """What would run and why; nothing is run."""
+         trust_clock: TrustClock = False, sets: Sets = [], name: Name = "", tuned: Tuned = "", walk: WalkForward = "") -> None:
+    """What would run and why; nothing is run. Of a walk: fold by fold."""
+    from mlpipe.pipeline.runner import PipelineRunner
+    config = make_config(env, symbols, models, data, start, end, [*sets, *walk_sets(walk)], profile=profile, trust_clock=trust_clock, tuned=tuned)
+    if config.walk.folds: return say_walk(config, name)
+    items = PipelineRunner(config, name=name).plan()
+    say_plan(items)
+    say(f"{sum(i.action == 'run' for i in items)} to run, {sum(i.action != 'run' for i in items)} to reuse")
+
+def say_plan(items: list[Any]) -> None:
+    """Tasks of a plan, what would be done with each, and why."""
     from rich.console import Console
     from rich.table import Table
-    from mlpipe.pipeline.runner import PipelineRunner
-    config = make_config(env, symbols, models, data, start, end, sets, profile=profile, trust_clock=trust_clock, tuned=tuned)
-    items = PipelineRunner(config, name=name).plan()
     table = Table("task", "action", "why", box=None, pad_edge=False)
     for item in items: table.add_row(str(item.task), item.action, item.reason, style="cyan" if item.action == "reuse" else None)
     Console(soft_wrap=True).print(table)
+
+def say_walk(config: Any, name: str) -> None:
+    """The plan of a walk-forward run: the whole's bars, then each fold with its stretch."""
+    from mlpipe.pipeline.stage import expand
+    from mlpipe.pipeline.walk import plan_walk
+    parts, folds = plan_walk(config, name=name), config.walk.folds
+    for part in parts:
+        say(part.told(folds))
+        say_plan(part.items)
+    if len(parts) == 1:
+        say(f"{folds} folds of {len(expand(config))} tasks each: their stretches, after the first {config.walk.first:.0%} of the sessions, are known when ingest and clean have run")
+    items = [item for part in parts for item in part.items]
     say(f"{sum(i.action == 'run' for i in items)} to run, {sum(i.action != 'run' for i in items)} to reuse")
 
 # %% ../nbs/cli.ipynb #c32bc636

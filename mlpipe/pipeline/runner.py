@@ -232,18 +232,18 @@ class Planner:
         return PlanItem(task, "run", "its artifact is gone or changed" if reason == "nothing" else reason), None
 
 # %% ../../nbs/pipeline/runner.ipynb #ab795895
-def make_plan(runner: Planner) -> list[PlanItem]:
-    """What a run would do, task by task, and why. Nothing is run or written."""
+def make_plan(runner: Planner) -> tuple[list[PlanItem], dict[TaskId, tuple[Path, dict]]]:
+    """What a run would do, task by task, and why; and folder and record of each task that is finished somewhere. Nothing is run or written."""
     runner.check()
     items: dict[TaskId, PlanItem] = {}
-    known: dict[TaskId, dict] = {}
+    known: dict[TaskId, tuple[Path, dict]] = {}
     for task in TopologicalSorter(runner.graph).static_order():
         open_needs = [n for n in runner.graph[task] if n not in known]
         if open_needs: items[task] = PlanItem(task, "run", f"after {open_needs[0]}, unless that comes out the same"); continue
-        item, found = runner.decide(task, input_hashes({n: known[n] for n in runner.graph[task]}))
+        item, found = runner.decide(task, input_hashes({n: known[n][1] for n in runner.graph[task]}))
         items[task] = item
-        if found: known[task] = found[1]
-    return [items[t] for t in runner.graph]
+        if found: known[task] = found
+    return [items[t] for t in runner.graph], known
 
 # %% ../../nbs/pipeline/runner.ipynb #b96cdeed
 class Watcher:
@@ -354,7 +354,7 @@ class PipelineRunner(Planner):
 
     def plan(self) -> list[PlanItem]:
         """What `run` would do, task by task, and why. Nothing is run or written."""
-        return make_plan(self)
+        return make_plan(self)[0]
 
     def run(self, executor: str | None = None, reports: bool | None = None, before: TaskId | None = None, quiet: bool = False,
                 listener: Callable[[dict], None] = lambda event: None) -> RunResult:
