@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['app', 'Symbols', 'Models', 'Data', 'Env', 'Start', 'End', 'Profile', 'TrustClock', 'Sets', 'Executor', 'Workers',
            'Name', 'Tuned', 'Reports', 'WalkForward', 'RunName', 'Commands', 'parse_sets', 'walk_sets', 'make_config',
-           'tuned_options', 'check_models', 'say', 'verdicts', 'handle', 'finish', 'execute', 'execute_walk',
+           'tuned_options', 'check_models', 'say', 'verdicts', 'crossed', 'handle', 'finish', 'execute', 'execute_walk',
            'finish_walk', 'demo', 'run', 'plan', 'say_plan', 'say_walk', 'inspect', 'leakcheck', 'audited',
            'leakcheck_data', 'resume', 'stages_from', 'rerun', 'status', 'runs', 'compare', 'report', 'verify',
            'predict', 'say_rows', 'write_rows', 'nullmarket', 'gc', 'stages', 'models', 'tuning_config', 'tune', 'cpcv',
-           'sync', 'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options', 'main']
+           'rewritten', 'sync', 'notebook_problem', 'kernel_problem', 'writable_problem', 'doctor', 'docs', 'options',
+           'main']
 
 # %% ../nbs/cli.ipynb #7d03bba0
 import os
@@ -51,7 +52,7 @@ Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Any
 Executor = Annotated[str, typer.Option(help="serial, or process (spawned workers).")]
 Workers = Annotated[int, typer.Option(help="Worker processes; 0: as the settings say.")]
 Name = Annotated[str, typer.Option(help="A label for the run, part of its id.")]
-Tuned = Annotated[str, typer.Option("--tuned", metavar="RUN", help="A run whose `mlpipe tune` results are taken, per symbol and network; their trials are counted.")]
+Tuned = Annotated[str, typer.Option("--tuned", metavar="RUN", help="A run whose `mlpipe tune` results are taken, per symbol and network; their trials, and what its `mlpipe cpcv` looked at, are counted.")]
 Reports = Annotated[bool, typer.Option("--reports/--no-reports", help="Execute each task's notebook, or call its function; the artifacts are the same.")]
 WalkForward = Annotated[str, typer.Option("--walk-forward", metavar="FOLDS", help="Test stretch after stretch, everything fitted anew for each: 6, or folds=6,first=0.4,sliding=true.")]
 RunName = Annotated[str, typer.Argument(help="A run: its id, a part of it, a path, or `latest`.")]
@@ -106,12 +107,20 @@ def say(text: str = "", error: bool = False, style: str | None = None) -> None:
     Console(stderr=error, soft_wrap=True).print(text, style=style, markup=False, highlight=False)
 
 def verdicts(run_dir: Path) -> list[str]:
-    """The verdict of each symbol, as evaluate stated it."""
+    """The verdict of each symbol, as evaluate stated it, and what a cross-validation adds to it."""
     import json
     found = []
     for file in sorted(run_dir.glob("*/evaluate/out/verdict.json")):
         found.append(json.loads(file.read_text(encoding="utf-8")).get("sentence", ""))
+        found += crossed(run_dir, file.parents[2].name)
     return found
+
+def crossed(run_dir: Path, symbol: str) -> list[str]:
+    """What a cross-validation adds to a symbol's verdict: a line, or none."""
+    if not (run_dir / symbol / "cpcv").is_dir(): return []
+    from mlpipe.pipeline.cpcv_trials import restated, restated_sentence
+    from mlpipe.pipeline.runs import Run
+    return [line] if (line := restated_sentence(symbol, restated(Run(run_dir), symbol))) else []
 
 def handle(run_dir: Path) -> str:
     """What names this run on a command line: its id, or its path where it lies elsewhere than the other runs."""
@@ -368,12 +377,8 @@ def compare(a: RunName, b: RunName) -> None:
 @app.command()
 def report(run: RunName = "latest") -> None:
     """Writes a run's report anew and prints where it is."""
-    from mlpipe.pipeline.report import write_run_report
-    from mlpipe.pipeline.runs import Run, find_run
-    folder = find_run(run)
-    if not Run(folder).config.walk.folds: return say(str(write_run_report(folder)))
-    from mlpipe.pipeline.walk_report import write_walk_report
-    say(str(write_walk_report(folder)))
+    from mlpipe.pipeline.runs import find_run
+    say(str(rewritten(find_run(run))))
 
 @app.command()
 def verify(run: RunName = "latest") -> None:
@@ -438,9 +443,10 @@ def nullmarket(run: RunName = "latest", seeds: Annotated[int, typer.Option(min=1
     made = null_runs(folder, NullKind(permute, edge, names, parse_sets(sets)), seeds, first, keep, tell=say)
     table = Table(*COLUMNS, box=None, pad_edge=False)
     for line in null_table(folder, read_results(folder)): table.add_row(*line)
-    Console(soft_wrap=True, width=max(Console().width, 130)).print(table)
+    Console(soft_wrap=True, width=max(Console().width, 200)).print(table)
     for sentence in null_sentences(folder, made): say(sentence)
-    say(f"results: {folder / 'nullmarket.json'}")
+    if any((folder / name).is_file() for name in ("report.html", "walk.html")): rewritten(folder)
+    say(f"results: {folder / 'nullmarket.json'}\nreport:  {folder / 'nullmarket.html'}")
 
 # %% ../nbs/cli.ipynb #8421a2a1
 @app.command()
@@ -514,7 +520,8 @@ def cpcv(run: RunName = "latest", symbols: Annotated[str, typer.Option("--symbol
     """The skill of models as a distribution over purged paths through a run's training span, and the PBO of a choice among them."""
     from rich.console import Console
     from rich.table import Table
-    from mlpipe.pipeline.cpcv import COLUMNS, configuration, cpcv_folder, cpcv_run, cpcv_sentences, cpcv_table
+    from mlpipe.pipeline.cpcv import cpcv_run
+    from mlpipe.pipeline.cpcv_trials import COLUMNS, configuration, cpcv_folder, cpcv_sentences, cpcv_table
     from mlpipe.pipeline.runs import Run, find_run
     folder, listed = find_run(run), lambda text: tuple(part.strip() for part in text.split(",") if part.strip())
     config = Run(folder).config
@@ -525,8 +532,17 @@ def cpcv(run: RunName = "latest", symbols: Annotated[str, typer.Option("--symbol
         table = Table(*COLUMNS, box=None, pad_edge=False)
         for line in cpcv_table(found): table.add_row(*line)
         Console(soft_wrap=True, width=max(Console().width, 150)).print(table)
-        for sentence in cpcv_sentences(found): say(sentence)
+        for sentence in (*cpcv_sentences(found), *crossed(folder, symbol)): say(sentence)
         say(f"results: {cpcv_folder(folder, symbol)}")
+    if (folder / "report.html").is_file(): say(f"report:  {rewritten(folder)}")
+    say(f"count them in a later run: mlpipe run ... --tuned {handle(folder)}")
+
+def rewritten(folder: Path) -> Path:
+    """A run's report, written anew."""
+    from mlpipe.pipeline.report import write_run_report
+    from mlpipe.pipeline.runs import Run
+    from mlpipe.pipeline.walk_report import write_walk_report
+    return write_walk_report(folder) if Run(folder).config.walk.folds else write_run_report(folder)
 
 # %% ../nbs/cli.ipynb #c7b016fb
 @app.command()

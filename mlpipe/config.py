@@ -8,9 +8,9 @@ __all__ = ['ScalerName', 'EnsembleMethod', 'LEARNING_METHODS', 'ENVIRONMENTS', '
            'SearchSettings', 'WeightSettings', 'SplitSettings', 'ScalingSettings', 'ValidationSettings',
            'TrainingSettings', 'BacktestSettings', 'NullSettings', 'WalkSettings', 'TrackingSettings',
            'ExecutionSettings', 'EnsembleSettings', 'TuningSettings', 'TunedModel', 'PipelineConfig', 'config_problems',
-           'barriers_for', 'longest_horizon', 'tuned_config', 'tuning_trials', 'parse_value', 'nest', 'merge',
-           'package_dir', 'find_settings', 'read_settings', 'SettingsError', 'known_settings', 'settings_error',
-           'absolute_path', 'layered', 'check_settings', 'get_config', 'save_config', 'load_config']
+           'barriers_for', 'longest_horizon', 'tuned_config', 'tuning_trials', 'crossed_trials', 'parse_value', 'nest',
+           'merge', 'package_dir', 'find_settings', 'read_settings', 'SettingsError', 'known_settings',
+           'settings_error', 'absolute_path', 'layered', 'check_settings', 'get_config', 'save_config', 'load_config']
 
 # %% ../nbs/config.ipynb #66709556
 import configparser
@@ -294,6 +294,7 @@ class TunedModel(Section):
     options: dict[str, Any] = Field(default_factory=dict)     # laid over model.NAME
     training: dict[str, float] = Field(default_factory=dict)  # laid over the section training
     trials: int = Field(default=0, ge=0)                      # that were tried: they count in the deflated Sharpe ratio
+    crossed: int = Field(default=0, ge=0)                     # configurations that `mlpipe cpcv` looked at: they count, too
     run: str = ""                                             # that holds the study
 
 # %% ../nbs/config.ipynb #9bdbba77
@@ -387,6 +388,10 @@ def tuned_config(config: PipelineConfig, symbol: str, model: str) -> PipelineCon
 def tuning_trials(tuned: Mapping[str, Mapping[str, TunedModel]], symbol: str) -> int:
     """Trials that were spent on the networks of `symbol` before the run: part of what the deflated Sharpe ratio counts."""
     return sum(found.trials for found in tuned.get(symbol, {}).values())
+
+def crossed_trials(tuned: Mapping[str, Mapping[str, TunedModel]], symbol: str) -> int:
+    """Configurations of the networks of `symbol` that a cross-validation looked at before the run: they count as well."""
+    return sum(found.crossed for found in tuned.get(symbol, {}).values())
 
 # %% ../nbs/config.ipynb #b125964d
 def parse_value(text: str) -> Any:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'MAIN_FILES', 'read_json', 'task_name', 'RunFacts', 'read_run', 'symbols_of', 'pick', 'with_interval',
-           'dollars', 'headline', 'problems', 'checks_of', 'counts', 'label_shares', 'span_counts', 'pictures',
-           'pages_of', 'standings', 'symbol_section', 'rows_in', 'task_table', 'data_table', 'kilobytes', 'flat',
-           'changed_settings', 'settings_table', 'versions', 'own_version', 'lead', 'run_page', 'write_run_report']
+           'dollars', 'trial_words', 'restated', 'told_beside', 'headline', 'problems', 'checks_of', 'counts',
+           'label_shares', 'span_counts', 'pictures', 'pages_of', 'standings', 'crossed_section', 'null_section',
+           'symbol_section', 'rows_in', 'task_table', 'data_table', 'kilobytes', 'flat', 'changed_settings',
+           'settings_table', 'versions', 'own_version', 'lead', 'run_page', 'write_run_report']
 
 # %% ../../nbs/pipeline/report.ipynb #33abb5af
 import json
@@ -78,15 +79,33 @@ def pick(values: Mapping[str, Any], *names: str) -> Any:
     return None
 
 def with_interval(values: Mapping[str, Any], name: str, short: str, digits: int) -> str:
-    """A value and its interval, as "+0.0012 [−0.0031, +0.0055]"; `name`, `short`_low and `short`_high are its keys."""
+    """A value and its interval, as "+0.0012 [−0.0031, +0.0055]", what rounds to zero without a sign; `name`, `short`_low and `short`_high are its keys."""
     found = [pick(values, k) for k in (name, f"{short}_low", f"{short}_high")]
     if found[0] is None: return "–"
-    shown = [("–" if v is None else f"{v:+.{digits}f}").replace("-", "−") for v in found]
+    zero = f"{0:+.{digits}f}"
+    shown = [("–" if v is None else f"{v:+.{digits}f}".replace(zero.replace("+", "-"), zero)).replace(zero, zero[1:]).replace("-", "−") for v in found]
     return shown[0] if found[1] is None else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 def dollars(value: float | None) -> str:
     """$1,234 or −$85."""
     return "–" if value is None else f"{'−' if value < 0 else ''}${abs(value):,.0f}"
+
+# %% ../../nbs/pipeline/report.ipynb #efffa92d
+def trial_words(run: RunFacts, symbol: str) -> str:
+    """What the count of trials is made of, by kind."""
+    kinds = run.json(symbol, "evaluate", "metrics.json").get("trials") or {}
+    return ", ".join(f"{kind} {n:,}" for kind, n in kinds.items() if n and kind != "total") or "–"
+
+def restated(run: RunFacts, symbol: str) -> dict[str, Any]:
+    """What a cross-validation of the run adds to its verdict ([cross-validation and the verdict](cpcv_trials.ipynb)); empty where there is none."""
+    if not (run.folder / symbol / "cpcv").is_dir(): return {}
+    from mlpipe.pipeline import cpcv_trials, runs
+    return cpcv_trials.restated(runs.Run(run.folder), symbol)
+
+def told_beside(symbol: str, told: Mapping[str, Any]) -> tuple[Markup, str]:
+    """The words for it, beside the verdict."""
+    from mlpipe.pipeline.cpcv_trials import restated_sentence
+    return tag("b", "beside it"), " " + restated_sentence(symbol, told).removeprefix(f"{symbol}: ")
 
 # %% ../../nbs/pipeline/report.ipynb #17084d90
 def headline(run: RunFacts) -> Markup:
@@ -96,10 +115,12 @@ def headline(run: RunFacts) -> Markup:
         v = run.json(symbol, "evaluate", "verdict.json")
         sentence = pick(v, "sentence", "verdict") or "no verdict: evaluate did not finish."
         sentences.append(tag("p", tag("b", symbol), " ", sentence.removeprefix(f"{symbol}: "), class_="" if v else "warn"))
+        told = restated(run, symbol)
+        if told: sentences.append(tag("p", *told_beside(symbol, told)))
         columns.append([with_interval(v, "skill", "skill", 4), with_interval(v, "expectancy_ticks", "expectancy", 2), dollars(pick(v, "net_dollars", "net")),
-                        with_interval(v, "sharpe", "sharpe", 2), number(pick(v, "dsr"), 2), number(pick(v, "trials")), number(pick(v, "trades")),
+                        with_interval(v, "sharpe", "sharpe", 2), number(pick(v, "dsr"), 2), number(pick(v, "trials")), trial_words(run, symbol), number(pick(v, "trades")),
                         number(run.manifest.get("test_reads", {}).get(symbol, 0))])
-    names = ["skill over the prior, nats", "net ticks per trade", "net dollars", "Sharpe ratio, yearly", "deflated Sharpe ratio", "configurations tried",
+    names = ["skill over the prior, nats", "net ticks per trade", "net dollars", "Sharpe ratio, yearly", "deflated Sharpe ratio", "configurations tried", "of these",
              "trades", "times the test was read"]
     return Markup(tag("div", *sentences, class_="box") + table(zip(names, *columns), ["on the test span, after costs", *symbols_of(run)]))
 
@@ -195,12 +216,29 @@ def standings(run: RunFacts, symbol: str) -> Markup:
                      dollars(pick(trading, "net_dollars")), number(pick(trading, "sharpe"), 2)])
     return table(rows, ["", "log-loss", "skill, nats", "ECE", "trades", "net ticks per trade", "net", "Sharpe"]) if rows else Markup("")
 
+# %% ../../nbs/pipeline/report.ipynb #40a1bb77
+def crossed_section(run: RunFacts, symbol: str) -> Markup:
+    """The cross-validation of a symbol: its table and figure; empty where there is none."""
+    folder = run.folder / symbol / "cpcv"
+    if not (found := read_json(folder / "cpcv.json")): return Markup("")
+    from mlpipe.pipeline.cpcv_trials import COLUMNS, cpcv_sentences, cpcv_table
+    picture, caption = folder / "skill.png", "Skill of every configuration over purged paths through the training span"
+    return Markup("\n".join([tag("h3", "Cross-validation on the training span"), *(tag("p", line.removeprefix(f"{symbol}: ")) for line in cpcv_sentences(found)), table(cpcv_table(found), COLUMNS),
+                             image(picture.read_bytes(), f"{caption} ({symbol})", caption) if picture.is_file() else ""]))
+
+def null_section(folder: Path) -> Markup:
+    """What null runs found, beside what the run found; empty where there were none."""
+    if not (entries := read_json(folder / "nullmarket.json").get("repetitions")): return Markup("")
+    from mlpipe.pipeline.null_runs import COLUMNS, null_sentences, null_table
+    return Markup("\n".join([tag("h2", "Where there is nothing to find"), *(tag("p", line) for line in null_sentences(folder, entries)), table(null_table(folder, entries), COLUMNS),
+                             tag("p", link("every repetition", "nullmarket.html")) if (folder / "nullmarket.html").is_file() else ""]))
+
 # %% ../../nbs/pipeline/report.ipynb #91f48aa0
 def symbol_section(run: RunFacts, symbol: str) -> Markup:
     """Everything about one symbol."""
     spans, *others = pictures(run, symbol)
     parts = [tag("h2", symbol), pages_of(run, symbol), label_shares(run, symbol), span_counts(run, symbol), spans,
-             tag("h3", "Who did how well"), standings(run, symbol), tag("div", *others, class_="pair"), tag("h3", "Checks"), checks_of(run, symbol)]
+             tag("h3", "Who did how well"), standings(run, symbol), crossed_section(run, symbol), tag("div", *others, class_="pair"), tag("h3", "Checks"), checks_of(run, symbol)]
     return Markup("\n".join(parts))
 
 # %% ../../nbs/pipeline/report.ipynb #04cb94e2
@@ -291,7 +329,7 @@ def run_page(run: RunFacts) -> str:
     source = pick(run.config, "data.source")
     market = tag("p", "The data are the embedded synthetic market: this run shows that the pipeline works, not that anything earns money.", class_="note")
     return page(f"Run {run.folder.name}", problems(run), tag("h2", "Verdict"), headline(run), market if source == "synthetic" else Markup(""),
-                *(symbol_section(run, s) for s in symbols_of(run)),
+                *(symbol_section(run, s) for s in symbols_of(run)), null_section(run.folder),
                 tag("h2", "Tasks"), task_table(run), tag("h2", "Data"), data_table(run),
                 tag("h2", "Settings"), settings_table(run), tag("h2", "Versions"), versions(run),
                 tag("footer", "Skill, intervals and the deflated Sharpe ratio are out of sample, from the test span. Not investment advice."),

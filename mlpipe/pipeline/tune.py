@@ -9,6 +9,7 @@ __all__ = ['training_span', 'bar_intervals', 'make_job', 'input_digests', 'ident
 # %% ../../nbs/pipeline/tune.ipynb #a30ef2ca
 import json
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -116,19 +117,22 @@ def tune_run(run_dir: Path, symbol: str, model: str, config: PipelineConfig, fre
 
 # %% ../../nbs/pipeline/tune.ipynb #a901b0f1
 def tuned_from(run_dir: Path, symbols: Iterable[str], taken: Iterable[str] = ()) -> dict[str, Any]:
-    """The setting `tuned` for `symbols`, from the studies of a run: options, training settings and trials by symbol and network.
+    """The setting `tuned` for `symbols`, from the studies of a run: options, training settings and trials by symbol and network; `crossed` counts what its cross-validation looked at.
 
-    taken: dotted settings that are given otherwise, and so are left as given. Raises ValueError where the run has no study of any of them.
+    taken: dotted settings that are given otherwise, and so are left as given. Raises ValueError where the run has neither of any of them.
     """
+    from mlpipe.pipeline.cpcv_trials import looked_at
     out: dict[str, Any] = {}
     for symbol in symbols:
+        for model, crossed in Counter(looked_at(run_dir, symbol).values()).items(): out.setdefault(symbol, {})[model] = {"crossed": crossed, "run": Path(run_dir).name}
         for file in sorted((Path(run_dir) / symbol / "tune").glob("*/best.json")):
             best, model = json.loads(file.read_text(encoding="utf-8")), file.parent.name
-            out.setdefault(symbol, {})[model] = {
+            mine = out.setdefault(symbol, {}).setdefault(model, {})
+            mine |= {
                 "options": {k: v for k, v in best["options"].items() if f"model.{model}.{k}" not in taken},
                 "training": {k: v for k, v in best["training"].items() if f"training.{k}" not in taken}, "trials": best["trials"], "run": best["run"]}
     if not out:
-        raise ValueError(f"--tuned must name a run with studies of {', '.join(symbols)}, got none in {Path(run_dir).name}. Make one: mlpipe tune {Path(run_dir).name} --model nhits.")
+        raise ValueError(f"--tuned must name a run with studies of {', '.join(symbols)}, or a cross-validation, got none in {Path(run_dir).name}. Make one: mlpipe tune {Path(run_dir).name} --model nhits.")
     return out
 
 def as_sets(best: dict[str, Any]) -> list[str]:

@@ -255,7 +255,7 @@ def stitch(parts: list[Stretch], symbol: str = "") -> Stitched:
     return Stitched(rows, trades, equity, DealtDays.joined([p.deals for p in parts], pd.DatetimeIndex(equity["datetime"])[np.r_[0, last]]))
 
 # %% ../../nbs/pipeline/walk.ipynb #222e7055
-ONCE = ("tuning", "before")
+ONCE = ("tuning", "cpcv", "before")
 
 def all_trials(parts: list[Stretch]) -> dict[str, int]:
     """Trials of all folds by kind."""
@@ -299,7 +299,7 @@ def sum_up(symbol: str, whole: Stitched, parts: list[Stretch], bars: pd.DataFram
     lines = fold_lines(parts, [uncovered(p, bars, symbol) for p in parts])
     said, n = judge(symbol, whole, parts, config), len(lines)
     count = lambda test: sum(bool(test(v)) for v in lines)
-    consistent = (f"of {n} folds {count(lambda v: (v['skill'] or 0) > 1e-6)} had skill over the prior ({count(lambda v: (v['skill_low'] or 0) > 0)} with its interval), "
+    consistent = (f"of {n} folds {count(lambda v: (v['skill'] or 0) > 1e-6)} had skill over the prior ({count(lambda v: (v['skill_low'] or 0) > 1e-6)} with its interval), "
                   f"{count(lambda v: v['trades'])} traded, {count(lambda v: v['net_dollars'] > 0)} earned")
     return {"sentence": f"{said['sentence'].removesuffix('.')}; {consistent}.", "verdict": said, "folds": lines, "trials": all_trials(parts), "drift": barrier_range(lines, config),
             "test_reads": sum(p.reads for p in parts)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'plot_walk_equity', 'plot_fold_barriers', 'range_title', 'plot_fold_skill', 'fold_row', 'walk_table',
-           'key_figures', 'symbol_part', 'how_text', 'walk_page', 'write_walk_report']
+           'key_figures', 'broken', 'symbol_part', 'how_text', 'walk_page', 'write_walk_report']
 
 # %% ../../nbs/pipeline/walk_report.ipynb #a864c8f6
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..page import Markup, image, link, number, page, percent, table, tag
-from .report import dollars, read_json, with_interval
+from .report import dollars, null_section, read_json, with_interval
 from .stage import read_file, write_figure
 
 # %% ../../nbs/pipeline/walk_report.ipynb #7ca6b532
@@ -73,7 +73,7 @@ def plot_fold_skill(folds: list[Mapping[str, Any]], said: Mapping[str, Any]) -> 
     ax.axhline(0, color="0.3", lw=0.6)
     ax.set(xlabel="fold", ylabel="skill [nats]")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_title(f"{int((numbers['skill'] > 0).sum())} of {len(folds)} folds beat the prior; over all {said['skill']:+.4f} nats", fontsize=10)
+    ax.set_title(f"{int((numbers['skill'] > 1e-6).sum())} of {len(folds)} folds beat the prior; over all {said['skill']:+.4f} nats", fontsize=10)
     ax.legend(frameon=False, fontsize=8)
     return fig
 
@@ -86,7 +86,7 @@ def fold_row(symbol: str, line: Mapping[str, Any]) -> tuple[str, ...]:
     span = f"{line['test_from'][:10]} .. {line['end'][:10]}" if "test_from" in line else ""
     barriers = f"{line['k_up']:g} / {line['k_down']:g} / {line['max_bars']}" if "k_up" in line else ""
     return (symbol, str(line.get("fold", "all")), span, str(line["sessions"]), barriers, text("threshold", "g") if "fold" in line else "", with_interval(line, "skill", "skill", 4), str(line["trades"]),
-            with_interval(line, "expectancy_ticks", "expectancy", 2) if line["trades"] else "–", dollars(line["net_dollars"]), text("sharpe", ".2f"), line["class"])
+            with_interval(line, "expectancy_ticks", "expectancy", 2) if line["trades"] else "–", dollars(line["net_dollars"]), text("sharpe", ".2f").replace("-", "−"), line["class"])
 
 def walk_table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Lines under COLUMNS, of walk.json: of each symbol its folds, then all of them."""
@@ -103,12 +103,18 @@ def key_figures(told: Mapping[str, Any]) -> Markup:
                   ("largest drawdown", dollars(v.get("max_drawdown"))), ("dealt days that earned as much", percent(v.get("dealt_share"))), ("test spans read", number(told["test_reads"]))],
                  ["out of sample, all folds, after costs", ""])
 
+def broken(text: str) -> str:
+    """A table's cell in lines that do not break elsewhere: dates one below the other, an interval below its value."""
+    lines = text.replace(" .. ", "\n").replace(" [", "\n[").split("\n")
+    return Markup("<br>".join(tag("span", line, style="white-space:nowrap") for line in lines)) if len(lines) > 1 or " / " in text else text
+
 def symbol_part(symbol: str, told: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Markup:
     """Everything about one symbol. pictures: PNG by name."""
-    rows = [[link(f"fold {v['fold']}", f"walk/fold-{v['fold']}/report.html"), *fold_row(symbol, v)[2:]] for v in told["folds"]]
+    rows = [[link(v["fold"], f"walk/fold-{v['fold']}/report.html"), broken(f"{tested} .. {sessions} sessions"), *map(broken, rest)] for v in told["folds"] for tested, sessions, *rest in (fold_row(symbol, v)[2:],)]
     captions = {"equity": "Equity after costs over all folds; dotted: where a fold begins and everything is fitted anew", "skill": "Skill over the prior, fold by fold", "barriers": "Barriers that each fold chose on its own training span"}
-    return Markup("\n".join([tag("h2", symbol), tag("div", tag("p", told["sentence"]), class_="box"), key_figures(told), image(pictures["equity"], f"{captions['equity']} ({symbol})", captions["equity"]),
-                             tag("h3", "Fold by fold"), table(rows, ["", *COLUMNS[2:]]), tag("p", told["drift"]["sentence"]),
+    return Markup("\n".join([tag("h2", symbol), tag("div", tag("p", told["sentence"]), class_="box"), key_figures(told),
+                             image(pictures["equity"], f"{captions['equity']} ({symbol})", captions["equity"]) if told["verdict"]["trades"] else tag("p", "No trade was taken in any fold: there is no equity to draw.", class_="note"),
+                             tag("h3", "Fold by fold"), table(rows, ["fold", "tested", "barriers", "threshold", "skill, nats", "trades", "net ticks each", *COLUMNS[9:]]), tag("p", told["drift"]["sentence"]),
                              tag("div", *(image(pictures[k], f"{captions[k]} ({symbol})", captions[k]) for k in ("skill", "barriers")), class_="pair")]))
 
 # %% ../../nbs/pipeline/walk_report.ipynb #ee382c9c
@@ -119,12 +125,12 @@ def how_text(summary: Mapping[str, Any]) -> str:
     return (f"The sessions after the first {walk['first']:.0%} of the history are cut into {walk['folds']} stretches. Each is tested by a complete run of its own that sees {window} and whose data end where the stretch ends: "
             "features' fitted numbers, barriers, weights, scaler, networks, calibration, ensemble and threshold are fitted anew for each. The trials of all folds deflate the Sharpe ratio.")
 
-def walk_page(summary: Mapping[str, Any], pictures: Mapping[str, Mapping[str, bytes]]) -> str:
-    """The whole page as HTML. pictures: symbol -> name -> PNG."""
+def walk_page(summary: Mapping[str, Any], pictures: Mapping[str, Mapping[str, bytes]], beside: Markup = Markup("")) -> str:
+    """The whole page as HTML. pictures: symbol -> name -> PNG; beside: what null runs found."""
     plan = summary["plan"]
     span = f" · tested {plan[0]['test_from'][:10]} to {plan[-1]['end'][:10]}" if plan else ""
     lead = f"{', '.join(summary['symbols'])} · {', '.join(summary['models'])} · {summary['walk']['folds']} folds{span}"
-    return page(f"Walk-forward run {summary['run']}", tag("p", how_text(summary)), *(symbol_part(s, told, pictures[s]) for s, told in summary["symbols"].items()),
+    return page(f"Walk-forward run {summary['run']}", tag("p", how_text(summary)), *(symbol_part(s, told, pictures[s]) for s, told in summary["symbols"].items()), beside,
                 tag("footer", "Every number is out of sample. Not investment advice."), lead=lead)
 
 def write_walk_report(run_dir: Path | str) -> Path:
@@ -138,6 +144,6 @@ def write_walk_report(run_dir: Path | str) -> Path:
                    "skill": plot_fold_skill(told["folds"], said), "barriers": plot_fold_barriers(told["folds"], range_title(told["drift"]["range"]))}
         pictures[symbol] = {name: write_figure(out / f"{name}.png", figure).read_bytes() for name, figure in figures.items()}
     file, temporary = run_dir / "walk.html", run_dir / ".walk.html"
-    temporary.write_text(walk_page(summary, pictures), encoding="utf-8")
+    temporary.write_text(walk_page(summary, pictures, null_section(run_dir)), encoding="utf-8")
     temporary.replace(file)
     return file

@@ -20,7 +20,7 @@ from ..backtest.logistic import LogisticBaseline
 from ..backtest.statistics import Interval, finite, trade_statistics
 from ..backtest.trades import Costs, Market, break_even, cost_stress, lean_over, plot_equity
 from ..backtest.verdict import (THRESHOLDS, Policy, choose_threshold, count_trials, selection_pbo, skill_block, skill_interval, verdict)
-from ..config import BacktestSettings, tuning_trials
+from ..config import BacktestSettings, crossed_trials, tuning_trials
 from ..ensemble.voting import PROBABILITIES, prediction_frame, probabilities, targets_at
 from ..instruments import BarrierParams
 from ..labels.barriers import atr
@@ -180,7 +180,8 @@ def seat_referee(task: Task, first_test: pd.Timestamp, contestants: int) -> Refe
     market, limits, genomes = open_market(task)
     start, val_start, val_end = (pd.Timestamp(t, tz="UTC") for t in (limits.test_start, limits.val_start, limits.val_end))
     train, rules = task.read("split", "targets_train.parquet"), task.settings.backtest.whole()
-    trials = {"genomes": max(genomes, 1), "tuning": tuning_trials(task.settings.tuned, task.symbol), "before": rules.trials_before,
+    tuned = task.settings.tuned
+    trials = {"genomes": max(genomes, 1), "tuning": tuning_trials(tuned, task.symbol), "cpcv": crossed_trials(tuned, task.symbol), "before": rules.trials_before,
               "models": contestants, "thresholds": len(THRESHOLDS) * contestants}
     return Referee(market.between(val_start, val_end), market.between(max(start, first_test)), start, task.read("split", "targets_test.parquet"),
                    task.read("train", "prior.parquet", model=task.models[0]), class_prior(train["label"].to_numpy(), train["weight"].to_numpy()), rules, trials, task.settings.seed)

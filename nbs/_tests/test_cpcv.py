@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from mlpipe.models.trainer.out_of_fold import fold_rows
 from mlpipe.pipeline import cpcv as module
-from mlpipe.pipeline.cpcv import configuration, cpcv_folder, cpcv_run, read_span
+from mlpipe.pipeline.cpcv import cpcv_run, read_span
+from mlpipe.pipeline.cpcv_trials import configuration, cpcv_folder
 from mlpipe.pipeline.runs import Run
 from mlpipe.splits.combinatorial import CombinatorialPurged
 
