@@ -3186,6 +3186,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mlpipe/pipeline/walk.py'),
                                       'mlpipe.pipeline.walk.SharedIndex.find': ( 'pipeline/walk.html#sharedindex.find',
                                                                                  'mlpipe/pipeline/walk.py'),
+                                      'mlpipe.pipeline.walk.SharedIndex.last': ( 'pipeline/walk.html#sharedindex.last',
+                                                                                 'mlpipe/pipeline/walk.py'),
                                       'mlpipe.pipeline.walk.Stitched': ('pipeline/walk.html#stitched', 'mlpipe/pipeline/walk.py'),
                                       'mlpipe.pipeline.walk.Stitched.daily': ( 'pipeline/walk.html#stitched.daily',
                                                                                'mlpipe/pipeline/walk.py'),

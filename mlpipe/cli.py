@@ -443,7 +443,7 @@ def nullmarket(run: RunName = "latest", seeds: Annotated[int, typer.Option(min=1
     made = null_runs(folder, NullKind(permute, edge, names, parse_sets(sets)), seeds, first, keep, tell=say)
     table = Table(*COLUMNS, box=None, pad_edge=False)
     for line in null_table(folder, read_results(folder)): table.add_row(*line)
-    Console(soft_wrap=True, width=max(Console().width, 200)).print(table)
+    Console(soft_wrap=True, width=max(Console().width, 240)).print(table)
     for sentence in null_sentences(folder, made): say(sentence)
     if any((folder / name).is_file() for name in ("report.html", "walk.html")): rewritten(folder)
     say(f"results: {folder / 'nullmarket.json'}\nreport:  {folder / 'nullmarket.html'}")

@@ -185,7 +185,7 @@ def summarise_null(run_dir: Path, symbol: str, entries: list[dict[str, Any]]) ->
             "found": told(np.median, np.array([r["found"] for r in sized])), "planted": told(np.median, np.array([r["planted"] for r in sized]))}
 
 # %% ../../nbs/pipeline/null_runs.ipynb #67e8cc0a
-COLUMNS = ("symbol", "what", "seeds", "skill, nats: median (from .. to)", "traded", "net ticks a trade", "DSR, largest", "edge / luck / costs", "found against planted ticks (covered)", "as skilled as the run")
+COLUMNS = ("symbol", "what", "seeds", "skill, nats: median (from .. to)", "traded", "net ticks a trade", "DSR, largest", "edge / luck / costs", "found / planted ticks (covered)", "as skilled as the run")
 
 def shown(value: float | None, form: str) -> str:
     """A number as text, or a dash."""

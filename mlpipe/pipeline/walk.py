@@ -26,9 +26,9 @@ from ..backtest.verdict import count_trials, skill_block, skill_interval, verdic
 from ..config import PipelineConfig, WalkSettings, load_config, merge
 from .cache import Index
 from .execute import sweep
-from .manifest import ArtifactManifest, write_json
+from .manifest import ArtifactManifest, read_record, write_json
 from .runner import PipelineRunner, PlanItem, RunResult, make_plan, run_lock
-from .stage import Stage, get_stage, read_file, write_file
+from .stage import Stage, TaskId, get_stage, read_file, write_file
 
 # %% ../../nbs/pipeline/walk.ipynb #451cd961
 FOLDER = "walk"
@@ -82,21 +82,26 @@ def fold_config(config: PipelineConfig, fold: Fold, bars: Mapping[str, pd.DataFr
     return PipelineConfig.model_validate(merge(config.model_dump(mode="json"), change))
 
 class SharedIndex(Index):
-    """Finished tasks of the runs in `folder`; where they have none with a key, those of `others`, in order."""
+    """Finished tasks of the runs in `folder`; where they have none with a key, those of `others`, in order. fold: whose runs, in other walks, tell first what has changed."""
 
-    def __init__(self, folder: Path, others: Iterable[Index] = ()):
+    def __init__(self, folder: Path, others: Iterable[Index] = (), fold: str = ""):
         super().__init__(folder)
-        self.others = list(others)
+        self.others, self.fold = list(others), fold
+
+    def last(self, task: TaskId) -> dict | None:
+        """The record that `task` left in the same fold of another walk, or when it last ran in this one."""
+        same = (read_record(other.runs / self.fold / task.folder()) for other in self.others if self.fold)
+        return next((record for record in same if record), None) or super().last(task)
 
     def find(self, key: str) -> tuple[Path, dict] | None:
         """Folder and record of a finished task with this key; None where there is none."""
         return super().find(key) or next((found for other in self.others if (found := other.find(key))), None)
 
-def walk_index(folder: Path) -> SharedIndex:
-    """What a walk's folds, which lie in `folder`, can take from: each other, other runs, other walks."""
+def walk_index(folder: Path, fold: str) -> SharedIndex:
+    """What a fold of the walk in `folder` can take from: its other folds, other runs, other walks."""
     runs = folder.parent.parent
     walks = sorted((f for f in runs.glob(f"*/{FOLDER}") if f != folder and not f.parent.is_symlink()), reverse=True)
-    return SharedIndex(folder, [Index(runs), *map(Index, walks)])
+    return SharedIndex(folder if folder.is_dir() else runs, [Index(runs), *map(Index, walks)], fold)      # a plan makes no folder
 
 # %% ../../nbs/pipeline/walk.ipynb #ef38cd31
 def session_bars(run_dir: Path, symbol: str) -> pd.DataFrame:
@@ -146,13 +151,13 @@ def run_folds(run_dir: Path, config: PipelineConfig, executor: str | None = None
         plan = fixed_plan(run_dir, config, bars)
         for fold in plan:
             runner = PipelineRunner(fold_config(config, fold, bars), run_dir=run_dir / FOLDER / fold.name, stages=stages)
-            runner.index = walk_index(run_dir / FOLDER)
+            runner.index = walk_index(run_dir / FOLDER, fold.name)
             runner.index.others += known
             tell(f"fold {fold.number} of {len(plan)}: {fold.seen} sessions seen, {fold.sessions} tested from {fold.test_from[:10]}")
             done[fold.name] = runner.run(executor, listener=listener)
     return done
 
-# %% ../../nbs/pipeline/walk.ipynb #f423b5d0
+# %% ../../nbs/pipeline/walk.ipynb #da9fed59
 class FoldPlan(NamedTuple):
     """What a walk would do with a fold, or with the whole's bars where `fold` is None. `items` are empty where the fold's stretch is not known yet."""
     fold: Fold | None
@@ -176,7 +181,7 @@ def plan_walk(config: PipelineConfig, run_dir: Path | None = None, name: str = "
     out = [FoldPlan(None, items)]
     for fold in plan_folds(common_sessions(bars), config.walk, config.data.start):
         runner = PipelineRunner(fold_config(config, fold, bars), run_dir=whole.run_dir / FOLDER / fold.name)
-        runner.index = walk_index(whole.run_dir / FOLDER)
+        runner.index = walk_index(whole.run_dir / FOLDER, fold.name)
         out.append(FoldPlan(fold, runner.plan()))
     return out
 

@@ -133,6 +133,34 @@ def test_the_command(run_dir, first):
     ran = CliRunner().invoke(app, ["cpcv", str(run_dir), "--symbol", "MES", "--models", "logistic", "--groups", "3", *sets])
     assert ran.exit_code == 0, ran.output
     assert "2 of 3 groups held, 2 paths; 0 leaks" in ran.output and "configurations tried: 1, networks trained: 3" in ran.output
+    assert "MES: cross-validated 1 configuration: best logistic" in ran.output and "with the 1 that its verdict had not counted" in ran.output and f"report:  {run_dir / 'report.html'}" in ran.output
     for wrong in (["--models", "oracle"], ["--set", "labels.horizon=5"], ["--groups", "2", "--models", "logistic"], ["--symbol", "XYZ"]):
         refused = CliRunner().invoke(app, ["cpcv", str(run_dir), *wrong])
         assert refused.exit_code == 2, refused.output
+
+
+def test_what_was_looked_at_counts(run_dir, first):
+    """In the run that comes after it, by key and by number; the verdict of the run that was looked at stays, and what was tried since stands beside it."""
+    from mlpipe.cli import verdicts
+    from mlpipe.config import PipelineConfig, merge
+    from mlpipe.pipeline.cpcv_trials import restated
+    from mlpipe.pipeline.report import write_run_report
+    from mlpipe.pipeline.runner import PipelineRunner
+    from mlpipe.pipeline.tune import tuned_from
+    run, out = Run(run_dir), run_dir / "MES/evaluate/out/verdict.json"
+    before, told = out.read_bytes(), restated(run, "MES")
+    said = json.loads(before)
+    assert told["looked_at"] == told["added"] >= 1, "the run trained none of these"
+    assert (told["trials"], told["trials_with"]) == (said["trials"], said["trials"] + told["added"]) and restated(run, "MGC") == {}
+    page = write_run_report(run_dir).read_text()
+    for text in (f"{told['trials_with']:,} trials", "Cross-validation on the training span"): assert text in page
+    assert [line.split(":")[1].strip().split(" ")[0] for line in verdicts(run_dir)][1] == "cross-validated" and out.read_bytes() == before
+    tuned = tuned_from(run_dir, ["MES", "MGC"])
+    assert tuned == {"MES": {"logistic": {"crossed": told["looked_at"], "run": run.id}}}
+    config = PipelineConfig.model_validate(merge(run.config.model_dump(mode="json"), {"tuned": tuned, "execution": {"runs_path": str(run_dir.parent)}}))
+    after = PipelineRunner(config, run_id="after")
+    assert [str(i.task) for i in after.plan() if i.action == "run"] == ["MES/evaluate"], "the trials are in the key of that evaluate, and in no other"
+    after.run(quiet=True)
+    found, metrics = (json.loads((after.run_dir / f"MES/evaluate/out/{name}.json").read_text()) for name in ("verdict", "metrics"))
+    assert found["trials"] == told["trials_with"] and metrics["trials"]["cpcv"] == told["looked_at"]
+    assert found["dsr"] == told["dsr_with"] or np.isclose(found["dsr"], told["dsr_with"])

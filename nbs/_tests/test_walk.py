@@ -11,7 +11,7 @@ from mlpipe.data.synthetic import synthetic_market
 from mlpipe.pipeline.manifest import ArtifactManifest
 from mlpipe.pipeline.runner import PipelineRunner
 from mlpipe.pipeline.stage import get_stage
-from mlpipe.pipeline.walk import Fold, fold_config, plan_folds, common_sessions, read_plan, read_stretch, session_bars, walk_forward
+from mlpipe.pipeline.walk import Fold, fold_config, plan_folds, plan_walk, common_sessions, read_plan, read_stretch, session_bars, walk_forward
 
 CHEAP = {"models": "logistic", "features.cross_asset": False, "training.sequence_length": 8, "training.baselines": (), "search.folds": 0, "search.population": 8, "search.generations": 2, "search.min_effective": 50,
          "search.k_step": 0.5, "search.bars_step": 18, "validation.on_fail": "continue", "validation.sample": 500, "backtest.min_trades": 5, "backtest.deals": 30, "walk.folds": 3, "walk.first": 0.4}
@@ -140,3 +140,30 @@ def test_a_walk_keeps_its_folds(walk):
     (copy / "walk/plan.json").write_text(json.dumps(plan))
     with pytest.raises(ValueError, match="must keep its folds"): walk_forward(copy)
     assert read_plan(copy)[0] != read_plan(folder)[0] and isinstance(read_plan(copy)[0], Fold)
+
+
+def test_a_plan_knows_the_folds_and_writes_nothing(walk):
+    config, folder, _ = walk
+    files = lambda: sorted(str(p) for p in folder.parent.rglob("*") if ".cache" not in p.parts)        # hashes of raw files may be noted
+    before = files()
+    same = plan_walk(config)
+    assert [p.fold for p in same] == [None, *read_plan(folder)] and all(i.action == "reuse" for p in same for i in p.items)
+    other = plan_walk(config.model_copy(update={"scaling": config.scaling.model_copy(update={"clip": 3.0})}))
+    for part in other[1:]:
+        todo = {i.task.stage: i for i in part.items if i.action == "run"}
+        assert set(todo) == {"scale", "validate", "report", "train", "ensemble", "evaluate"} and "scaling.clip" in todo["scale"].reason and "MES/scale" in todo["train"].reason
+    assert files() == before, "a plan writes nothing"
+
+
+def test_the_command_plan_lists_the_folds(walk, tmp_path):
+    from mlpipe.cli import app
+    _, folder, _ = walk
+    asked = ["plan", "--symbols", "MES", "--models", "logistic", "--set", "synthetic.days=60", "--data", str(folder.parent.parent / "data"), "--walk-forward", "3,first=0.4", "--set"]
+    told = CliRunner().invoke(app, [*asked, f'execution.runs_path="{folder.parent}"'])
+    assert told.exit_code == 0, told.output
+    for fold in read_plan(folder):
+        assert f"fold {fold.number} of 3: trained on {fold.seen} sessions before {fold.test_from[:10]}, tested on {fold.sessions} to {fold.end[:10]}: " in told.output
+    assert told.output.count("MES/train/logistic") >= 3
+    unread = CliRunner().invoke(app, [*asked, f'execution.runs_path="{tmp_path / "runs"}"'])
+    assert unread.exit_code == 0 and "3 folds of 13 tasks each: their stretches, after the first 40% of the sessions, are known when ingest and clean have run" in unread.output
+    assert {p.name for p in (tmp_path / "runs").iterdir()} <= {".cache"}
