@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PICTURES', 'MAIN_FILES', 'read_json', 'task_name', 'RunFacts', 'read_run', 'symbols_of', 'pick', 'with_interval',
            'dollars', 'trial_words', 'restated', 'told_beside', 'headline', 'problems', 'checks_of', 'counts',
-           'label_shares', 'span_counts', 'pictures', 'pages_of', 'standings', 'crossed_section', 'null_section',
-           'symbol_section', 'rows_in', 'task_table', 'data_table', 'kilobytes', 'flat', 'changed_settings',
-           'settings_table', 'versions', 'own_version', 'lead', 'run_page', 'write_run_report']
+           'label_shares', 'span_counts', 'pictures', 'pages_of', 'standings', 'crossed_section', 'broken',
+           'null_section', 'symbol_section', 'rows_in', 'task_table', 'data_table', 'kilobytes', 'flat',
+           'changed_settings', 'settings_table', 'versions', 'own_version', 'lead', 'run_page', 'write_run_report']
 
 # %% ../../nbs/pipeline/report.ipynb #33abb5af
 import json
@@ -216,7 +216,7 @@ def standings(run: RunFacts, symbol: str) -> Markup:
                      dollars(pick(trading, "net_dollars")), number(pick(trading, "sharpe"), 2)])
     return table(rows, ["", "log-loss", "skill, nats", "ECE", "trades", "net ticks per trade", "net", "Sharpe"]) if rows else Markup("")
 
-# %% ../../nbs/pipeline/report.ipynb #40a1bb77
+# %% ../../nbs/pipeline/report.ipynb #17569f73
 def crossed_section(run: RunFacts, symbol: str) -> Markup:
     """The cross-validation of a symbol: its table and figure; empty where there is none."""
     folder = run.folder / symbol / "cpcv"
@@ -226,11 +226,17 @@ def crossed_section(run: RunFacts, symbol: str) -> Markup:
     return Markup("\n".join([tag("h3", "Cross-validation on the training span"), *(tag("p", line.removeprefix(f"{symbol}: ")) for line in cpcv_sentences(found)), table(cpcv_table(found), COLUMNS),
                              image(picture.read_bytes(), f"{caption} ({symbol})", caption) if picture.is_file() else ""]))
 
+def broken(text: str, at: str) -> str:
+    """A table's cell in lines that break before `at` (an interval below its value) and nowhere else; dates, joined by two dots, stand one below the other."""
+    if isinstance(text, Markup): return text
+    lines = text.split(at) if at == " .. " else text.replace(at, f"\n{at.strip()}").split("\n")
+    return Markup("<br>".join(tag("span", line, style="white-space:nowrap") for line in lines)) if len(lines) > 1 or " / " in text else text
+
 def null_section(folder: Path) -> Markup:
     """What null runs found, beside what the run found; empty where there were none."""
     if not (entries := read_json(folder / "nullmarket.json").get("repetitions")): return Markup("")
-    from mlpipe.pipeline.null_runs import COLUMNS, null_sentences, null_table
-    return Markup("\n".join([tag("h2", "Where there is nothing to find"), *(tag("p", line) for line in null_sentences(folder, entries)), table(null_table(folder, entries), COLUMNS),
+    from mlpipe.pipeline.null_runs import HEAD, null_rows, null_sentences
+    return Markup("\n".join([tag("h2", "Where there is nothing to find"), *(tag("p", line) for line in null_sentences(folder, entries)), table(null_rows(folder, entries), HEAD),
                              tag("p", link("every repetition", "nullmarket.html")) if (folder / "nullmarket.html").is_file() else ""]))
 
 # %% ../../nbs/pipeline/report.ipynb #91f48aa0

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'plot_walk_equity', 'plot_fold_barriers', 'range_title', 'plot_fold_skill', 'fold_row', 'walk_table',
-           'key_figures', 'broken', 'symbol_part', 'how_text', 'walk_page', 'write_walk_report']
+           'key_figures', 'symbol_part', 'how_text', 'walk_page', 'write_walk_report']
 
 # %% ../../nbs/pipeline/walk_report.ipynb #a864c8f6
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..page import Markup, image, link, number, page, percent, table, tag
-from .report import dollars, null_section, read_json, with_interval
+from .report import broken, dollars, null_section, read_json, with_interval
 from .stage import read_file, write_figure
 
 # %% ../../nbs/pipeline/walk_report.ipynb #7ca6b532
@@ -103,14 +103,9 @@ def key_figures(told: Mapping[str, Any]) -> Markup:
                   ("largest drawdown", dollars(v.get("max_drawdown"))), ("dealt days that earned as much", percent(v.get("dealt_share"))), ("test spans read", number(told["test_reads"]))],
                  ["out of sample, all folds, after costs", ""])
 
-def broken(text: str) -> str:
-    """A table's cell in lines that do not break elsewhere: dates one below the other, an interval below its value."""
-    lines = text.replace(" .. ", "\n").replace(" [", "\n[").split("\n")
-    return Markup("<br>".join(tag("span", line, style="white-space:nowrap") for line in lines)) if len(lines) > 1 or " / " in text else text
-
 def symbol_part(symbol: str, told: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Markup:
     """Everything about one symbol. pictures: PNG by name."""
-    rows = [[link(v["fold"], f"walk/fold-{v['fold']}/report.html"), broken(f"{tested} .. {sessions} sessions"), *map(broken, rest)] for v in told["folds"] for tested, sessions, *rest in (fold_row(symbol, v)[2:],)]
+    rows = [[link(v["fold"], f"walk/fold-{v['fold']}/report.html"), broken(f"{tested} .. {sessions} sessions", " .. "), *(broken(cell, " [") for cell in rest)] for v in told["folds"] for tested, sessions, *rest in (fold_row(symbol, v)[2:],)]
     captions = {"equity": "Equity after costs over all folds; dotted: where a fold begins and everything is fitted anew", "skill": "Skill over the prior, fold by fold", "barriers": "Barriers that each fold chose on its own training span"}
     return Markup("\n".join([tag("h2", symbol), tag("div", tag("p", told["sentence"]), class_="box"), key_figures(told),
                              image(pictures["equity"], f"{captions['equity']} ({symbol})", captions["equity"]) if told["verdict"]["trades"] else tag("p", "No trade was taken in any fold: there is no equity to draw.", class_="note"),
