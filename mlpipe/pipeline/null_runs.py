@@ -254,6 +254,7 @@ def plot_null(run_dir: Path, symbol: str, entries: list[dict[str, Any]]) -> "Fig
     fig.legend(ncols=4, fontsize=7, loc="outside lower center", frameon=False)
     return fig
 
+# %% ../../nbs/pipeline/null_runs.ipynb #c3ff5585
 def plot_planted(symbol: str, entries: list[dict[str, Any]]) -> "Figure":
     """Found gross ticks a trade with their interval against what was planted, one point per repetition that traded."""
     from mlpipe.figure import Figure
@@ -290,6 +291,7 @@ def png_bytes(figure: "Figure") -> bytes:
     figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
     return out.getvalue()
 
+# %% ../../nbs/pipeline/null_runs.ipynb #f375db47
 def write_null_report(run_dir: Path) -> Path:
     """Writes nullmarket.html from what was noted, and returns its path. Raises ValueError where nothing was."""
     run_dir, entries = Path(run_dir), read_results(run_dir)
