@@ -109,6 +109,7 @@ def planted_size(run_dir: Path, config: PipelineConfig, symbol: str) -> dict[str
     value, low, high = expectancy_interval(gross, trades["session"].to_numpy(), equity["session"].unique(), config.backtest.bootstrap, config.seed)
     return finite({"found": value, "found_low": low, "found_high": high, "planted": float(worth.mean())})
 
+# %% ../../nbs/pipeline/null_runs.ipynb #60dabce7
 def run_walk(folder: Path, config: PipelineConfig, stages: Mapping[str, Stage], known: tuple[Index, ...], listener: Callable[[dict], None]) -> None:
     """A walk-forward repetition in `folder`, its folds put in a row. Raises ValueError when a stage of a fold fails."""
     runs = run_folds(folder, config, "serial", listener=listener, stages=stages, known=known)
