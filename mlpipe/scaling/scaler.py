@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'ROWS', 'numbers_in', 'require_columns', 'finite_column', 'plain_numbers', 'read_catalogue', 'fit_columns',
-           'FeatureScaler', 'scaler_to_json', 'scaler_from_json', 'save_scaler', 'load_scaler']
+           'fill_scaled', 'FeatureScaler', 'scaler_to_json', 'scaler_from_json', 'save_scaler', 'load_scaler']
 
 # %% ../../nbs/scaling/scaler.ipynb #e71a2bc2
 import json
@@ -77,6 +77,15 @@ def fit_columns(train: pd.DataFrame, categories: dict[str, str | None], config: 
 def _last(times: Any) -> str:
     return pd.Timestamp(pd.Series(times).max()).tz_convert("UTC").isoformat()
 
+# %% ../../nbs/scaling/scaler.ipynb #360a546a
+def fill_scaled(part: pd.DataFrame, states: list[dict[str, Any]], clip: float, out: np.ndarray) -> bool:
+    """Fills out float32 (F, n) with the scaled columns of `part` (n, F), one block of rows after another; returns whether all of them are finite."""
+    constants, finite = column_constants(states, clip), True
+    for at in range(0, len(part), ROWS):
+        x = np.ascontiguousarray(part.iloc[at:at + ROWS].to_numpy(np.float64).T)
+        finite &= apply_columns(x, states, constants, clip, out, at)
+    return finite
+
 # %% ../../nbs/scaling/scaler.ipynb #afaca723
 class FeatureScaler:
     """Scales each feature by the scaler of its category.
@@ -106,19 +115,11 @@ class FeatureScaler:
         names = list(states)
         require_columns(frame, names)
         part, out = frame[names], np.empty((len(names), len(frame)), np.float32)
-        if not plain_numbers(part, len(names)) or not self._fill(part, list(states.values()), out):
+        if not plain_numbers(part, len(names)) or not fill_scaled(part, list(states.values()), self.config.clip, out):
             for name in names: finite_column(frame, name)                     # the first that is at fault raises
         made = pd.DataFrame(out.T, columns=part.columns, index=frame.index)
         for key in [k for k in KEYS if k in frame][::-1]: made.insert(0, key, frame[key])
         return made
-
-    def _fill(self, part: pd.DataFrame, states: list[dict[str, Any]], out: np.ndarray) -> bool:
-        """Fills out (F, n) with the scaled columns of `part`; returns whether all of them are finite."""
-        constants, finite = column_constants(states, self.config.clip), True
-        for at in range(0, len(part), ROWS):
-            x = np.ascontiguousarray(part.iloc[at:at + ROWS].to_numpy(np.float64).T)
-            finite &= apply_columns(x, states, constants, self.config.clip, out, at)
-        return finite
 
     def inverse_transform(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Raw values, float64, of the scaled features in `frame` (any of them); what was clipped comes back at its limit."""
