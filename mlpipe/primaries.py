@@ -115,7 +115,7 @@ def side_of(bars: pd.DataFrame, labels: Any) -> np.ndarray | None:
 def primary_words(told: Mapping[str, Any] | None) -> str:
     """A primary in words, from {"name", "lookback"} as summaries hold it: "momentum (with the move of the last 20 bars)"; empty for None."""
     if not told: return ""
-    known = PRIMARIES.get(told["name"])
+    known = get_primary(told["name"]) if told["name"] in primary_names() else None
     meaning = known.description.format(lookback=told["lookback"]) if known and known.description else f"lookback {told['lookback']}"
     return f"{told['name']} ({meaning})"
 
