@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Sizing', 'TARGET', 'STOP', 'TIMEOUT', 'SESSION', 'REASONS', 'Costs', 'bet_size', 'positions', 'lean_over', 'on_bars',
            'Tape', 'last_bars', 'tape_of', 'late', 'check_signals', 'run_tape', 'simulate', 'equity_curve', 'daily_pnl',
-           'hold_sessions', 'cost_stress', 'break_even', 'Market', 'thinned', 'plot_equity']
+           'hold_sessions', 'cost_stress', 'break_even', 'TradingBars', 'Market', 'thinned', 'plot_equity']
 
 # %% ../../nbs/backtest/trades.ipynb #8ef9fb26
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from functools import cached_property
 from statistics import NormalDist
 from textwrap import wrap
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Literal, Mapping, NamedTuple, Self
 import numpy as np
 import pandas as pd
 from numba import njit
@@ -301,7 +301,7 @@ def break_even(trades: pd.DataFrame, costs: Costs) -> dict[str, float]:
 
 # %% ../../nbs/backtest/trades.ipynb #ed05ca19
 @dataclass(frozen=True)
-class Market:
+class TradingBars:
     """Bars with all that trades on them need. `atr`: float64 (n,), known at each bar's close; `barriers`, `entry`, `flat_by_close`, `minutes`: the
     labels' own; `contracts`, `sizing`: of `positions`; `side`: int (n,) of the primary whose trades the labels judge, None where there is none: a lean
     then takes its trade or leaves it, and the barriers are profit and loss of either side."""
@@ -319,13 +319,18 @@ class Market:
     @cached_property
     def tape(self) -> Tape: return tape_of(self.bars, self.flat_by_close, self.minutes)
 
-    def between(self, start: pd.Timestamp, end: pd.Timestamp | None = None) -> "Market":
+    def between(self, start: pd.Timestamp, end: pd.Timestamp | None = None) -> Self:
         """The bars that open at or after `start` and close by `end`; their ATR keeps what it learned before."""
         inside = (self.bars["datetime"] >= start).to_numpy()
         if end is not None: inside = inside & (self.bars["ts_close"] <= end).to_numpy()
         minutes = self.minutes
         if minutes is not None: minutes = minutes[((minutes["datetime"] >= start) & (end is None or minutes["datetime"] < end)).to_numpy()]
         return replace(self, bars=self.bars[inside].reset_index(drop=True), atr=self.atr[inside], minutes=minutes, side=None if self.side is None else self.side[inside])
+
+# %% ../../nbs/backtest/trades.ipynb #8361dacd
+@dataclass(frozen=True)
+class Market(TradingBars):
+    """A market to trade on: `TradingBars`, and what signals come to on them."""
 
     def wanted(self, predictions: pd.DataFrame, threshold: float | None) -> np.ndarray:
         """Signed contracts at each bar for predictions whose lean is above `threshold`; all 0 where it is None. With a primary on its side, or 0."""

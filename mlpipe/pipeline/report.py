@@ -17,7 +17,6 @@ from typing import Any
 
 from .stage import BUILT_IN
 from ..page import Markup, duration, facts, image, link, number, page, percent, short_hash, status, table, tag
-from ..primaries import primary_words
 
 # %% ../../nbs/pipeline/report.ipynb #c8617c9a
 def read_json(file: Path) -> Any:
@@ -142,6 +141,7 @@ def label_shares(run: RunFacts, symbol: str) -> Markup:
         found = run.json(symbol, stage, "summary.json")
         if found.get("shown"): rows.append([name, *(percent(found["shares"][k]) for k in ("down", "flat", "up")), found["shown"], found["valid"], found["invalid"]])
     if not (primary := found.get("primary")): return table(rows, ["labels", "down", "flat", "up", "before test", "valid", "invalid"])
+    from mlpipe.primaries import primary_words
     said = tag("p", f"Meta-labels of the primary {primary_words(primary)}: whether its trade paid.")
     return Markup(said + table(rows, ["labels", "lost", "neither", "paid", "before test", "valid", "invalid"]))
 

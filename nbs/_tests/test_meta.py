@@ -137,6 +137,7 @@ def test_a_leak_in_either_frame_is_caught(planted, leak, caught):
     given["features"] = given["features"].assign(return_5=values.reindex(given["features"]["datetime"]).fillna(0.0).to_numpy())
     found = {c.check: c.status for c in examine(given, planted.config.validation.model_copy(update={"max_auc": 0.6}), planted.config.splits, "CME_Equity", 0).checks}
     assert found[caught] == "fail", found
+    if leak == "the market's move": assert found["feature alone, AUC"] != "fail", "the trade's own frame alone would not see it"
 
 
 def test_predictions_take_its_side_or_none(planted):
