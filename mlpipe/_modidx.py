@@ -3204,6 +3204,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlpipe.primaries._plugins': ('primaries.html#_plugins', 'mlpipe/primaries.py'),
                                   'mlpipe.primaries.check_primary': ('primaries.html#check_primary', 'mlpipe/primaries.py'),
                                   'mlpipe.primaries.get_primary': ('primaries.html#get_primary', 'mlpipe/primaries.py'),
+                                  'mlpipe.primaries.memory_of': ('primaries.html#memory_of', 'mlpipe/primaries.py'),
                                   'mlpipe.primaries.momentum_side': ('primaries.html#momentum_side', 'mlpipe/primaries.py'),
                                   'mlpipe.primaries.primary_home': ('primaries.html#primary_home', 'mlpipe/primaries.py'),
                                   'mlpipe.primaries.primary_names': ('primaries.html#primary_names', 'mlpipe/primaries.py'),

@@ -29,7 +29,7 @@ from .models.saving import PROBABILITIES, TrainedModel, load_model
 from .pipeline.runner import PipelineRunner
 from .pipeline.runs import Run, load_run
 from .pipeline.stage import get_stage, read_file
-from .primaries import side_of
+from .primaries import memory_of, side_of
 from .scaling.scaler import load_scaler
 
 # %% ../nbs/inference.ipynb #339797ba
@@ -112,6 +112,7 @@ class History(Predictor):
         """The end of `bars` that its `last` rows need."""
         length = self.window
         rows, sessions = need(self.engineer.present(), self.engineer.minutes_)
+        rows = max(rows, memory_of(self.config.labels))
         first = max(len(bars) - last - length - rows, 0)
         ids = bars["session"].to_numpy()
         whole = np.flatnonzero(np.diff(ids[:max(len(bars) - last - length, 1)]))       # last bars of the sessions before

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRIMARIES', 'SEEN', 'Primary', 'register_primary', 'primary_names', 'check_primary', 'get_primary', 'primary_home',
-           'momentum_side', 'reversal_side', 'primary_side', 'side_of', 'primary_words', 'primary_record']
+           'momentum_side', 'reversal_side', 'primary_side', 'side_of', 'memory_of', 'primary_words', 'primary_record']
 
 # %% ../nbs/primaries.ipynb #3037f7a6
 import difflib
@@ -110,6 +110,10 @@ def primary_side(bars: pd.DataFrame, name: str, lookback: int) -> np.ndarray:
 def side_of(bars: pd.DataFrame, labels: Any) -> np.ndarray | None:
     """`primary_side` by the settings of labels (primary, primary_lookback); None where there is no primary."""
     return None if labels.primary == "none" else primary_side(bars, labels.primary, labels.primary_lookback)
+
+def memory_of(labels: Any) -> int:
+    """Bars that must lie before a row for its side, by the settings of labels; 0 where there is no primary."""
+    return 0 if labels.primary == "none" else int(get_primary(labels.primary).memory(labels.primary_lookback))
 
 # %% ../nbs/primaries.ipynb #31f7f014
 def primary_words(told: Mapping[str, Any] | None) -> str:

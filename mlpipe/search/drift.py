@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..config import LabelSettings, SearchSettings
 from ..instruments import BarrierParams, Instrument
-from ..primaries import get_primary
+from ..primaries import memory_of
 from .choice import Gain, Span, influence, look_at, search_tables, session_numbers, verdict
 from .pareto import knee, pareto_front
 from .surface import Genome, Grid, genome_trades
@@ -38,7 +38,7 @@ def from_warm(span: Span, start: int, stop: int, warm: int) -> Span:
 # %% ../../nbs/search/drift.ipynb #cb7ac9b6
 def warm_bars(labels: LabelSettings) -> int:
     """Bars before a stretch that its ATR, and its primary where there is one, need."""
-    return max(20 * labels.atr_period, 0 if labels.primary == "none" else get_primary(labels.primary).memory(labels.primary_lookback))
+    return max(20 * labels.atr_period, memory_of(labels))
 
 def expectancy(span: Span, barriers: BarrierParams, instrument: Instrument, labels: LabelSettings, search: SearchSettings) -> Gain:
     """Mean net ticks per trade of `barriers` on `span`, and its standard error with each session as one observation."""
