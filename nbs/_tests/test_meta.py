@@ -135,9 +135,9 @@ def test_a_leak_in_either_frame_is_caught(planted, leak, caught):
                       "the market's path": targets["mae_long"].to_numpy(), "the trade's label": targets["label"].to_numpy(float)}[leak]
     values = pd.Series(planted_values, targets["datetime"])
     given["features"] = given["features"].assign(return_5=values.reindex(given["features"]["datetime"]).fillna(0.0).to_numpy())
-    found = {c.check: c.status for c in examine(given, planted.config.validation.model_copy(update={"max_auc": 0.6}), planted.config.splits, "CME_Equity", 0).checks}
-    assert found[caught] == "fail", found
-    if leak == "the market's move": assert found["feature alone, AUC"] != "fail", "the trade's own frame alone would not see it"
+    found = {c.check: c for c in examine(given, planted.config.validation.model_copy(update={"max_auc": 0.6}), planted.config.splits, "CME_Equity", 0).checks}
+    assert found[caught].status == "fail" and "return_5" in found[caught].detail, found[caught]
+    if leak == "the market's move": assert "return_5" not in found["feature alone, AUC"].detail, "the trade's own frame alone does not see it"
 
 
 def test_predictions_take_its_side_or_none(planted):
