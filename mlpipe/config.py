@@ -118,6 +118,8 @@ class LabelSettings(Section):
     neutral: Literal["timeout", "cost"] = "timeout"  # what is flat: no barrier touched, or a move that its costs eat up
     events: Literal["all", "cusum", "breakout"] = "all"     # rows that get a label: every bar, or those where something happened
     event_size: float = Field(default=2.0, gt=0)     # of a cusum or breakout event, in ATR
+    primary: str = "none"                            # a signal that names the side, as momentum or reversal: labels then say whether its trade paid, k_up and k_down are its profit and loss widths
+    primary_lookback: int = Field(default=20, ge=1)  # bars that the primary looks back
 
 # %% ../nbs/config.ipynb #2617fc49
 class SearchSettings(Section):
@@ -133,7 +135,7 @@ class SearchSettings(Section):
     bars_min: int = Field(default=6, ge=1)           # range of the time barrier
     bars_max: int = Field(default=60, ge=1, le=250)
     bars_step: int = Field(default=6, ge=1)
-    side: Literal["trend", "long", "short"] = "trend"     # which side the fitness trades at a signal
+    side: Literal["trend", "long", "short"] = "trend"     # which side the fitness trades at a signal; with labels.primary the primary's
     blocks: int = Field(default=4, ge=4)             # purged inner blocks of the training span
     stability: float = Field(default=0.5, ge=0)      # penalty on the blocks' standard deviation
     min_class_share: float = Field(default=0.10, ge=0, lt=0.5)
@@ -353,6 +355,10 @@ def config_problems(config: PipelineConfig):
         yield f"search.k_min must be < search.k_max, got {config.search.k_min} and {config.search.k_max}. Widen the range."
     if config.search.bars_min > config.search.bars_max:
         yield f"search.bars_min must be <= search.bars_max, got {config.search.bars_min} and {config.search.bars_max}. Widen the range."
+    if config.labels.primary != "none":
+        from mlpipe.primaries import check_primary
+        check_primary(config.labels.primary)
+        if config.search.side != "trend": yield f"search.side must be left alone where labels.primary names the side, got {config.search.side!r} beside {config.labels.primary!r}. Remove one of them."
     if config.data.source == "files" and not config.data.path:
         yield "data.path must name a folder or file when data.source is 'files', got nothing. Give --data or set data.path."
     for setting, named in (("data.rolls", config.data.rolls), ("data.contract", config.data.contract), ("labels.horizons", config.labels.horizons)):

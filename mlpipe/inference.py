@@ -16,11 +16,11 @@ from typing import Any, Callable, Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from .backtest.trades import lean_over
+from .backtest.trades import lean_over, positions
 from .config import PipelineConfig
 from .data.sessions import get_calendar
 from .ensemble import ensemble_of
-from .features.assembly import run_registry
+from .features.assembly import registry_for
 from .features.cross_asset import STALE
 from .features.engineer import FeatureEngineer, need
 from .instruments import get_instrument
@@ -29,6 +29,7 @@ from .models.saving import PROBABILITIES, TrainedModel, load_model
 from .pipeline.runner import PipelineRunner
 from .pipeline.runs import Run, load_run
 from .pipeline.stage import get_stage, read_file
+from .primaries import memory_of, side_of
 from .scaling.scaler import load_scaler
 
 # %% ../nbs/inference.ipynb #339797ba
@@ -76,7 +77,7 @@ class Predictor:
             raise ValueError(f"symbol must be one of {', '.join(self.config.symbols)}, got {symbol!r} ({run.id}). A run speaks of its own instruments only.")
         self.calendar = get_calendar(get_instrument(symbol, self.config.instruments).calendar)
         state = run.task(symbol, "features").json("engineer.json")
-        self.engineer = FeatureEngineer.from_state(state, run_registry(self.config.features.modules))
+        self.engineer = FeatureEngineer.from_state(state, registry_for(self.config))
         self.scaler = load_scaler(run.task(symbol, "scale").path("scaler.json"))
         self.members = {m: self._member(m) for m in self.config.models}
         pooled = run.task(symbol, "ensemble").json("ensemble.json")
@@ -111,6 +112,7 @@ class History(Predictor):
         """The end of `bars` that its `last` rows need."""
         length = self.window
         rows, sessions = need(self.engineer.present(), self.engineer.minutes_)
+        rows = max(rows, memory_of(self.config.labels))
         first = max(len(bars) - last - length - rows, 0)
         ids = bars["session"].to_numpy()
         whole = np.flatnonzero(np.diff(ids[:max(len(bars) - last - length, 1)]))       # last bars of the sessions before
@@ -133,7 +135,8 @@ class BarPredictor(History):
         return self.scaler.transform(made if rows is None else made.tail(rows).reset_index(drop=True))
 
     def predict(self, bars: pd.DataFrame, others: Mapping[str, pd.DataFrame] | None = None, last: int | None = None, members: bool = False) -> pd.DataFrame:
-        """One row per decision: datetime, ts_close, p_down, p_flat, p_up, lean, side; with `members` also the lean of each network.
+        """One row per decision: datetime, ts_close, p_down, p_flat, p_up, lean, side; with `members` also the lean of each network. Of a run with a primary signal also `primary`, its side:
+        p_up then is the probability that its trade pays, and `side` is its own, or 0.
 
         bars: clean bars of the symbol, as the stage clean writes them; others: those of the reference; last: only so many rows. Raises ValueError for bars of
         another length or instrument, or too few of them.
@@ -161,6 +164,9 @@ class BarPredictor(History):
         side = np.zeros(len(out), np.int8) if self.threshold is None else (np.sign(lean) * (np.abs(lean) >= self.threshold)).astype(np.int8)
         at = pd.DatetimeIndex(bars["datetime"]).get_indexer(pd.DatetimeIndex(out["datetime"]))
         made = pd.DataFrame({"datetime": out["datetime"], "ts_close": bars["ts_close"].iloc[at].reset_index(drop=True), **{p: out[p] for p in PROBABILITIES}, "lean": lean, "side": side})
+        if (sides := side_of(bars, self.config.labels)) is not None:
+            primary = sides[at]
+            made = made.assign(side=positions(made, np.inf if self.threshold is None else self.threshold, side=primary).astype(np.int8), primary=primary)
         for name, frame in frames.items(): made[f"lean_{name}"] = made["datetime"].map(frame.set_index("datetime").eval("p_up - p_down"))
         return made
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Sizing', 'TARGET', 'STOP', 'TIMEOUT', 'SESSION', 'REASONS', 'Costs', 'bet_size', 'positions', 'lean_over', 'on_bars',
            'Tape', 'last_bars', 'tape_of', 'late', 'check_signals', 'run_tape', 'simulate', 'equity_curve', 'daily_pnl',
-           'hold_sessions', 'cost_stress', 'break_even', 'Market', 'thinned', 'plot_equity']
+           'hold_sessions', 'cost_stress', 'break_even', 'TradingBars', 'Market', 'thinned', 'plot_equity']
 
 # %% ../../nbs/backtest/trades.ipynb #8ef9fb26
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from functools import cached_property
 from statistics import NormalDist
 from textwrap import wrap
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Literal, Mapping, NamedTuple, Self
 import numpy as np
 import pandas as pd
 from numba import njit
@@ -59,16 +59,18 @@ def bet_size(lean: np.ndarray) -> np.ndarray:
     grid = np.linspace(0, 1 - 1e-12, 2001)                 # 2001 knots: exact to 1e-6 below a lean of 0.99, and one vectorised look-up
     return np.interp(x, grid, [2 * NormalDist().cdf(v / (1 - v * v) ** 0.5) - 1 for v in grid])
 
-def positions(predictions: pd.DataFrame, threshold: float, contracts: int = 1, sizing: Sizing = "fixed") -> np.ndarray:
+def positions(predictions: pd.DataFrame, threshold: float, contracts: int = 1, sizing: Sizing = "fixed", side: np.ndarray | None = None) -> np.ndarray:
     """Signed contracts wanted at each row's close, int64 (n,): the side of the lean where its size is above `threshold`, else 0.
 
-    The lean is the column `lean` where there is one (see `lean_over`), else p_up - p_down. contracts: of each position, or at most. Raises ValueError.
+    The lean is the column `lean` where there is one (see `lean_over`), else p_up - p_down. contracts: of each position, or at most. side: of a primary, 1, -1 or 0 (n,), where the lean
+    speaks of its trades: `side` where the lean itself is above `threshold`, else 0; never against it. Raises ValueError.
     """
     if sizing not in ("fixed", "probability") or contracts < 1:
         raise ValueError(f"sizing must be 'fixed' or 'probability' with contracts >= 1, got {sizing!r} with {contracts}. Set backtest.sizing and backtest.contracts.")
     lean = (predictions["lean"] if "lean" in predictions else predictions["p_up"] - predictions["p_down"]).to_numpy(np.float64)
     size = contracts if sizing == "fixed" else np.maximum(np.rint(bet_size(lean) * contracts), 1)
-    return (np.where(np.abs(lean) > threshold, np.sign(lean), 0) * size).astype(np.int64)
+    taken = np.where(np.abs(lean) > threshold, np.sign(lean), 0) if side is None else np.where(lean > threshold, side, 0)
+    return (taken * size).astype(np.int64)
 
 # %% ../../nbs/backtest/trades.ipynb #0d73f157
 def lean_over(predictions: pd.DataFrame, prior: np.ndarray) -> pd.DataFrame:
@@ -212,24 +214,27 @@ def check_signals(wanted: np.ndarray, atr: np.ndarray, n: int, entry: str, delay
         raise ValueError(f"delay must be 0 or more bars, fewer than there are, got {delay}. A fill cannot come before its signal.")
 
 # %% ../../nbs/backtest/trades.ipynb #9d936950
-def run_tape(tape: Tape, wanted: np.ndarray, barriers: BarrierParams, atr: np.ndarray, tick: float, entry: str = "open", delay: int = 0) -> tuple[np.ndarray, ...]:
-    """(signed contracts of each trade, bars and reasons int64 (trades, 5), prices float64 (trades, 6)) of the signals on `tape`, before costs."""
+def run_tape(tape: Tape, wanted: np.ndarray, barriers: BarrierParams, atr: np.ndarray, tick: float, entry: str = "open", delay: int = 0, own: bool = False) -> tuple[np.ndarray, ...]:
+    """(signed contracts of each trade, bars and reasons int64 (trades, 5), prices float64 (trades, 6)) of the signals on `tape`, before costs. own: k_up is a short's profit width, too."""
     wanted, width = late(np.asarray(wanted).astype(np.int64), tape.wall, delay), late(np.asarray(atr, np.float64), tape.wall, delay)
     paid = np.append(tape.open[1:], np.nan) if entry == "open" else tape.close
-    levels = barrier_levels(paid, barriers.k_up * width, barriers.k_down * width, tick)
+    turned = own & (wanted < 0)
+    k_up, k_down = np.where(turned, barriers.k_down, barriers.k_up), np.where(turned, barriers.k_up, barriers.k_down)
+    levels = barrier_levels(paid, k_up * width, k_down * width, tick)
     where, price = _walk(tape, wanted, width, paid, *levels, barriers.max_bars, entry == "open")
     return wanted[where[:, 0]], where, price
 
 def simulate(bars: pd.DataFrame, wanted: np.ndarray, barriers: BarrierParams, atr: np.ndarray, costs: Costs, entry: str = "open",
-             flat_by_close: bool = True, minutes: pd.DataFrame | None = None, delay: int = 0) -> pd.DataFrame:
+             flat_by_close: bool = True, minutes: pd.DataFrame | None = None, delay: int = 0, own: bool = False) -> pd.DataFrame:
     """Trades of the signals `wanted` (signed contracts, int (n,), known at each bar's close) on `bars` (n), one at a time.
 
     atr: float64 (n,), known at each bar's close; a signal where it is NaN or 0 is not taken. flat_by_close: out by the session's last bar; else by the
-    segment's. minutes: settle double touches. delay: bars by which every order is late. `entry_bar`, `exit_bar` are positions in `bars`. Raises ValueError.
+    segment's. minutes: settle double touches. delay: bars by which every order is late. own: k_up and k_down are profit and loss widths of either side, as
+    a primary's labels have them. `entry_bar`, `exit_bar` are positions in `bars`. Raises ValueError.
     """
     wanted, atr = np.asarray(wanted), np.asarray(atr, np.float64)
     check_signals(wanted, atr, len(bars), entry, delay)
-    return _table(bars, *run_tape(tape_of(bars, flat_by_close, minutes), wanted, barriers, atr, costs.tick, entry, delay), costs, entry == "open", delay)
+    return _table(bars, *run_tape(tape_of(bars, flat_by_close, minutes), wanted, barriers, atr, costs.tick, entry, delay, own), costs, entry == "open", delay)
 
 # %% ../../nbs/backtest/trades.ipynb #4d4f0118
 @njit(cache=True, nogil=True)
@@ -296,9 +301,10 @@ def break_even(trades: pd.DataFrame, costs: Costs) -> dict[str, float]:
 
 # %% ../../nbs/backtest/trades.ipynb #ed05ca19
 @dataclass(frozen=True)
-class Market:
+class TradingBars:
     """Bars with all that trades on them need. `atr`: float64 (n,), known at each bar's close; `barriers`, `entry`, `flat_by_close`, `minutes`: the
-    labels' own; `contracts`, `sizing`: of `positions`."""
+    labels' own; `contracts`, `sizing`: of `positions`; `side`: int (n,) of the primary whose trades the labels judge, None where there is none: a lean
+    then takes its trade or leaves it, and the barriers are profit and loss of either side."""
     bars: pd.DataFrame
     atr: np.ndarray
     barriers: BarrierParams
@@ -308,27 +314,43 @@ class Market:
     minutes: pd.DataFrame | None = None
     contracts: int = 1
     sizing: Sizing = "fixed"
+    side: np.ndarray | None = None
 
     @cached_property
     def tape(self) -> Tape: return tape_of(self.bars, self.flat_by_close, self.minutes)
 
-    def between(self, start: pd.Timestamp, end: pd.Timestamp | None = None) -> "Market":
+    def between(self, start: pd.Timestamp, end: pd.Timestamp | None = None) -> Self:
         """The bars that open at or after `start` and close by `end`; their ATR keeps what it learned before."""
         inside = (self.bars["datetime"] >= start).to_numpy()
         if end is not None: inside = inside & (self.bars["ts_close"] <= end).to_numpy()
         minutes = self.minutes
         if minutes is not None: minutes = minutes[((minutes["datetime"] >= start) & (end is None or minutes["datetime"] < end)).to_numpy()]
-        return replace(self, bars=self.bars[inside].reset_index(drop=True), atr=self.atr[inside], minutes=minutes)
+        return replace(self, bars=self.bars[inside].reset_index(drop=True), atr=self.atr[inside], minutes=minutes, side=None if self.side is None else self.side[inside])
+
+# %% ../../nbs/backtest/trades.ipynb #8361dacd
+@dataclass(frozen=True)
+class Market(TradingBars):
+    """A market to trade on: `TradingBars`, and what signals come to on them."""
 
     def wanted(self, predictions: pd.DataFrame, threshold: float | None) -> np.ndarray:
-        """Signed contracts at each bar for predictions whose lean is above `threshold`; all 0 where it is None."""
-        return on_bars(self.bars, predictions, positions(predictions, np.inf if threshold is None else threshold, self.contracts, self.sizing))
+        """Signed contracts at each bar for predictions whose lean is above `threshold`; all 0 where it is None. With a primary on its side, or 0."""
+        taken = None if self.side is None else np.ones(len(predictions), np.int64)
+        wanted = on_bars(self.bars, predictions, positions(predictions, np.inf if threshold is None else threshold, self.contracts, self.sizing, taken))
+        return wanted if self.side is None else wanted * self.side
 
     def trade(self, predictions: pd.DataFrame, threshold: float | None, delay: int = 0) -> pd.DataFrame:
         """Trades of the predictions whose lean is above `threshold`, every order `delay` bars late; none where the threshold is None."""
         wanted = self.wanted(predictions, threshold)
         check_signals(wanted, self.atr, len(self.bars), self.entry, delay)
-        return _table(self.bars, *run_tape(self.tape, wanted, self.barriers, self.atr, self.costs.tick, self.entry, delay), self.costs, self.entry == "open", delay)
+        return _table(self.bars, *self.run(wanted, delay), self.costs, self.entry == "open", delay)
+
+    def run(self, wanted: np.ndarray, delay: int = 0) -> tuple[np.ndarray, ...]:
+        """`run_tape` of the signals `wanted`, int (n,)."""
+        return run_tape(self.tape, wanted, self.barriers, self.atr, self.costs.tick, self.entry, delay, self.side is not None)
+
+    def primary(self, times: pd.DatetimeIndex) -> pd.DataFrame:
+        """Every trade of the primary that is signalled at one of `times`, one at a time."""
+        return self.trade(pd.DataFrame({"datetime": times, "lean": 1.0}), 0.0)
 
     def hold(self) -> pd.DataFrame:
         """Trades of buy and hold per session."""

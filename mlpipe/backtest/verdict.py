@@ -97,12 +97,12 @@ EDGE, LUCK, COSTS = "edge found", "not distinguishable from luck", "worse than c
 MIN_SKILL, MIN_PSR, MAX_SHARE = 0.005, 0.95, 0.05
 OPERATORS = {">": lambda a, b: a > b, ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b}
 
-def criteria(skill: Interval, trading: Mapping[str, Any], share: float | None = None, direction: Interval | None = None) -> list[dict[str, Any]]:
-    """The conditions of an edge as [{name, value, rule, passed}]; `trading` is from `trade_statistics`, `share` from `DealtDays`, `direction` of
+def criteria(skill: Interval, trading: Mapping[str, Any], share: float | None = None, direction: Interval | None = None, told: str = "direction") -> list[dict[str, Any]]:
+    """The conditions of an edge as [{name, value, rule, passed}]; `trading` is from `trade_statistics`, `share` from `DealtDays`, `direction` (in reports `told`) of
     `skill_interval`, both None where they were not asked for. An undefined value does not pass."""
     rows = [("skill over the prior [nats]", skill.value, ">", MIN_SKILL), ("its lower bound", skill.low, ">", 0.0),
             ("net expectancy, lower bound [ticks]", trading["expectancy_low"], ">", 0.0), ("probabilistic Sharpe ratio", trading["psr"], ">=", MIN_PSR)]
-    if direction is not None: rows.insert(2, ("skill in direction, lower bound [nats]", direction.low, ">", 0.0))
+    if direction is not None: rows.insert(2, (f"skill in {told}, lower bound [nats]", direction.low, ">", 0.0))
     if share is not None: rows.append(("share of dealt days as good", share, "<=", MAX_SHARE))
     known = lambda value: value is not None and isfinite(value)
     return [{"name": name, "value": value if known(value) else None, "rule": f"{sign} {limit:g}", "passed": bool(known(value) and OPERATORS[sign](value, limit))}
@@ -119,17 +119,19 @@ def trading_words(trading: Mapping[str, Any], share: float | None) -> str:
             f"{trading['net_dollars']:+,.0f} dollars in all{dealt}; probabilistic Sharpe ratio {psr} (deflated, as if all {trading['trials']:,} trials had seen the test: {dsr})")
 
 def verdict(symbol: str, skill: Interval, trading: Mapping[str, Any], threshold: float | None, share: float | None = None,
-            direction: Interval | None = None) -> dict[str, Any]:
+            direction: Interval | None = None, primary: str = "") -> dict[str, Any]:
     """The class, one sentence and the numbers behind it, as plain JSON. `trading`: `trade_statistics` of the test; `threshold`: of validation; `share`: of
-    dealt days that earned as much, `direction`: the skill's part in direction, None where they were not asked for."""
-    checks = criteria(skill, trading, share, direction)
+    dealt days that earned as much, `direction`: the skill's part in direction, None where they were not asked for. `primary`: in words, whose trades were judged."""
+    part = "paid or lost" if primary else "direction"
+    checks = criteria(skill, trading, share, direction, part)
     high = trading["expectancy_high"]
     kind = EDGE if all(c["passed"] for c in checks) else COSTS if high is not None and high < 0 else LUCK
     seen = f"skill over the prior {skill.value:+.4f} nats [{skill.low:+.4f}, {skill.high:+.4f}]" if abs(skill.high - skill.low) > 1e-6 else \
         "no skill over the prior (no network improved on it)"
-    if direction is not None and abs(skill.high - skill.low) > 1e-6: seen += f", of it in direction {direction.value:+.4f} [{direction.low:+.4f}, {direction.high:+.4f}]"
+    if direction is not None and abs(skill.high - skill.low) > 1e-6: seen += f", of it in {part} {direction.value:+.4f} [{direction.low:+.4f}, {direction.high:+.4f}]"
     why = "no threshold earned its costs on validation" if threshold is None else f"no test prediction leaned by more than {threshold:g}"
     told = f"{trading_words(trading, share)}; {seen}" if trading["trades"] else f"no trade was taken, because {why}; {seen}"
-    return finite({"symbol": symbol, "class": kind, "sentence": f"{symbol}: {kind}: {told}.", "threshold": threshold, "criteria": checks,
+    if primary: told = f"meta-labels of the primary {primary}: {told}"
+    return finite({"symbol": symbol, "class": kind, "sentence": f"{symbol}: {kind}: {told}.", "threshold": threshold, "criteria": checks, **({"primary": primary} if primary else {}),
                    "skill": skill.value, "skill_low": skill.low, "skill_high": skill.high, "dealt_share": share,
                    **({"direction": direction.value, "direction_low": direction.low, "direction_high": direction.high} if direction else {}), **trading})

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SETTING', 'BUILT_IN', 'FIT_SHARE', 'is_file', 'module_name', 'module_file', 'named_file', 'parsed', 'imported',
            'source_files', 'feature_files', 'FromSource', 'OwnFiles', 'imports_of', 'told', 'check_homes',
-           'run_registry', 'fitting_bars', 'reference_for', 'engineer_for']
+           'run_registry', 'SideFeature', 'with_primary', 'fitting_bars', 'reference_for', 'registry_for',
+           'engineer_for']
 
 # %% ../../nbs/features/assembly.ipynb #6bb4cf07
 import ast
@@ -16,6 +17,7 @@ import sys
 import sysconfig
 import traceback
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -25,7 +27,9 @@ from typing import Any, Iterable, Iterator, Sequence
 import pandas as pd
 
 from .engineer import FeatureEngineer
-from .registry import REGISTRY, FeatureRegistry, FeatureSpec, home
+from .registry import REGISTRY, FeatureRegistry, FeatureSpec, home, register_feature
+from .view import PRICES, BarView
+from ..primaries import get_primary, primary_side, primary_words
 
 # %% ../../nbs/features/assembly.ipynb #aa8b79ef
 SETTING = "features.modules"
@@ -180,6 +184,26 @@ def run_registry(names: Sequence[str] = ()) -> FeatureRegistry:
     check_homes((s for n, s in out.items() if n not in BUILT_IN and not home(s)[0].startswith("mlpipe.")), files)
     return out
 
+# %% ../../nbs/features/assembly.ipynb #77cbbda3
+@dataclass(frozen=True)
+class SideFeature:
+    """The function of the feature `primary_side`: the side of the primary `name` at each close of a view, float64 (n_bars,)."""
+    name: str
+    lookback: int
+
+    def __call__(self, view: BarView) -> Any:
+        times = {c: pd.to_datetime(getattr(view, k), utc=True) for c, k in (("datetime", "ts_open"), ("ts_close", "ts_close"))}
+        return primary_side(pd.DataFrame({**times, **{c: getattr(view, c) for c in (*PRICES, "volume", "session")}}), self.name, self.lookback)
+
+def with_primary(registry: FeatureRegistry, name: str, lookback: int) -> FeatureRegistry:
+    """`registry` with the feature `primary_side` of the primary `name`; as it is for "none". Raises ValueError where a feature has that name."""
+    if name == "none": return registry
+    out, primary = FeatureRegistry(), get_primary(name)
+    out._specs.update(registry._specs)
+    register_feature(FeatureSpec("primary_side", "primary", "binary", PRICES, int(primary.memory(lookback)), f"Side of the primary signal {primary_words({'name': name, 'lookback': lookback})}: 1, -1, 0 for none.",
+                                 SideFeature(name, lookback), formula=f"{name}({lookback})"), out)
+    return out
+
 # %% ../../nbs/features/assembly.ipynb #b2e792bc
 FIT_SHARE = 0.25      # oldest share of the bars that the engineer is fitted on
 
@@ -197,8 +221,12 @@ def reference_for(symbol: str, symbols: Sequence[str], wanted: str = "") -> str:
     others = [s for s in symbols if s != symbol]
     return wanted if wanted in others else next(iter(others), "")
 
+def registry_for(settings: Any) -> FeatureRegistry:
+    """`run_registry` by the settings of features, and `primary_side` by those of labels."""
+    return with_primary(run_registry(settings.features.modules), settings.labels.primary, settings.labels.primary_lookback)
+
 def engineer_for(settings: Any, symbol: str, symbols: Sequence[str], calendar: str) -> FeatureEngineer:
     """The unfitted engineer of one symbol of a run, by its settings; `engineer.reference` is the other symbol whose bars it needs, '' for none."""
     asked = settings.features
     reference = reference_for(symbol, symbols, asked.reference) if asked.cross_asset else ""
-    return FeatureEngineer(asked.exclude, asked.cross_asset, reference, calendar, symbol, run_registry(asked.modules))
+    return FeatureEngineer(asked.exclude, asked.cross_asset, reference, calendar, symbol, registry_for(settings))

@@ -352,17 +352,17 @@ def plot_cases(cases: dict[str, tuple[pd.DataFrame, pd.DataFrame]], columns: int
 
 # %% ../../nbs/labels/barriers.ipynb #722ed663
 def plot_labels(labels: pd.DataFrame, title: str = "") -> Any:
-    """Figure of how long trades last, by what ended them. labels: record of triple_barrier; invalid rows are passed over."""
+    """Figure of how long trades last, by what ended them. labels: record of triple_barrier, or of a primary's trades (with `side`); invalid rows are passed over."""
     from mlpipe.figure import Figure
-    valid = labels[labels["touch_type"] != -99]
+    valid, (low, high) = labels[labels["touch_type"] != -99], ("loss", "profit") if "side" in labels else ("lower", "upper")
     share = {k: float((valid["touch_type"] == k).mean()) if len(valid) else 0.0 for k in (-1, 0, 1)}
     fig = Figure(figsize=(7, 2.6), layout="constrained")
     ax = fig.subplots()
     held, base = np.arange(1, max(int(valid["bars_to_hit"].max()) if len(valid) else 1, 1) + 1), 0
-    for k, name, colour in ((-1, "lower", "#D55E00"), (0, "time", "#999999"), (1, "upper", "#0072B2")):
+    for k, name, colour in ((-1, low, "#D55E00"), (0, "time", "#999999"), (1, high, "#0072B2")):
         count = np.bincount(valid["bars_to_hit"].to_numpy()[valid["touch_type"].to_numpy() == k], minlength=len(held) + 1)[1:]
         ax.stairs(base + count, np.append(held, held[-1] + 1) - 0.5, baseline=base, fill=True, color=colour, label=name)
         base = base + count
     ax.legend(fontsize=8, frameon=False, ncols=3)
-    ax.set(xlabel="bars held", ylabel="labels", title=title or f"{share[1]:.0%} reach the upper barrier, {share[-1]:.0%} the lower, {share[0]:.0%} neither in time")
+    ax.set(xlabel="bars held", ylabel="labels", title=title or f"{share[1]:.0%} reach the {high} barrier, {share[-1]:.0%} the {low}, {share[0]:.0%} neither in time")
     return fig

@@ -238,7 +238,8 @@ def plot_weights(record: pd.DataFrame, weights: pd.DataFrame) -> Any:
     ax = fig.subplots()
     valid = weights["weight"] > 0
     bins = np.linspace(0, float(weights["weight"][valid].quantile(0.99)), 50)
-    for label, name, colour in ((-1, "down", "#D55E00"), (0, "flat", "#777777"), (1, "up", "#0072B2")):
+    down, up = ("lost", "paid") if "side" in record else ("down", "up")
+    for label, name, colour in ((-1, down, "#D55E00"), (0, "flat", "#777777"), (1, up, "#0072B2")):
         ax.hist(weights["weight"][valid & (record["label"].to_numpy() == label)], bins, histtype="step", color=colour, label=name, density=True, lw=1.4)
     share = weights["weight"][valid].nlargest(max(int(valid.sum()) // 5, 1)).sum() / weights["weight"][valid].sum()
     ax.legend(fontsize=8, frameon=False)

@@ -177,13 +177,18 @@ def setting_values(config: PipelineConfig, names: Iterable[str]) -> dict[str, An
     return dict(sorted(out.items()))
 
 # %% ../../nbs/pipeline/cache.ipynb #484a6d3a
-def stage_code(stage: Stage, model: str = "") -> dict[str, str]:
-    """The digests that make up a stage's code; of a stage defined in a notebook, its function's own source."""
+def stage_code(stage: Stage, model: str = "", primary: str = "none") -> dict[str, str]:
+    """The digests that make up a stage's code; of a stage defined in a notebook, its function's own source. primary: whose side the stage asks for."""
     if stage.module == "__main__": return {"__main__": code_digest(textwrap.dedent(inspect.getsource(stage.function)))[:16]}
     from mlpipe.models.registry import network_home
-    home = network_home(model) if model else ""
-    parts = code_parts((*stage.modules(model), *([home] if home else [])))
-    return parts if home in ("", *parts) else {**parts, home: uuid.uuid4().hex}      # a network without a source file is never reused
+    homes = [home for home in (network_home(model) if model else "", _home_of(primary)) if home]
+    parts = code_parts((*stage.modules(model), *homes))
+    return {**parts, **{home: uuid.uuid4().hex for home in homes if home not in parts}}       # a network or primary without a source file is never reused
+
+def _home_of(primary: str) -> str:
+    if primary == "none": return ""
+    from mlpipe.primaries import primary_home
+    return primary_home(primary)
 
 def own_settings(values: Mapping[str, Any], task: TaskId) -> dict[str, Any]:
     """`values` without what concerns other symbols and other networks only."""
@@ -204,7 +209,7 @@ def key_parts(stage: Stage, config: PipelineConfig, task: TaskId, inputs: Mappin
     settings = own_settings(setting_values(config, stage.settings), task)
     files = stage.external(SettingsView(config, stage.settings, stage.name), task.symbol) if stage.external else []
     instrument = get_instrument(task.symbol, config.instruments).model_dump(mode="json") if task.symbol else {}
-    return {"schema": SCHEMA, "stage": stage.name, "task": str(task), "code": stage_code(stage, task.model), "settings": settings,
+    return {"schema": SCHEMA, "stage": stage.name, "task": str(task), "code": stage_code(stage, task.model, settings.get("labels.primary", "none")), "settings": settings,
             "instrument": instrument, "inputs": dict(sorted(inputs.items())), "libs": lib_versions(stage.libs),
             "external": {name: external_digest(file, store) for name, file in short_names([Path(f) for f in files]).items()}}
 

@@ -161,7 +161,10 @@ def label_shares(run: RunFacts, symbol: str) -> Markup:
     for stage, name in (("label", "default barriers"), ("finalize", "chosen barriers")):
         found = run.json(symbol, stage, "summary.json")
         if found.get("shown"): rows.append([name, *(percent(found["shares"][k]) for k in ("down", "flat", "up")), found["shown"], found["valid"], found["invalid"]])
-    return table(rows, ["labels", "down", "flat", "up", "before test", "valid", "invalid"])
+    if not (primary := found.get("primary")): return table(rows, ["labels", "down", "flat", "up", "before test", "valid", "invalid"])
+    from mlpipe.primaries import primary_words
+    said = tag("p", f"Meta-labels of the primary {primary_words(primary)}: whether its trade paid.")
+    return Markup(said + table(rows, ["labels", "lost", "neither", "paid", "before test", "valid", "invalid"]))
 
 def span_counts(run: RunFacts, symbol: str) -> Markup:
     """Rows of each span: train, validation and test, and those that were purged or lie in an embargo."""

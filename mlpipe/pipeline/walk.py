@@ -24,6 +24,7 @@ from ..backtest.dealt import DealtDays
 from ..backtest.statistics import finite, trade_statistics
 from ..backtest.verdict import count_trials, skill_block, skill_interval, verdict
 from ..config import PipelineConfig, WalkSettings, load_config, merge
+from ..primaries import primary_record, primary_words
 from .cache import Index
 from .execute import sweep
 from .manifest import ArtifactManifest, read_record, write_json
@@ -276,7 +277,8 @@ def judge(symbol: str, whole: Stitched, parts: list[Stretch], config: PipelineCo
     skill, direction = (skill_interval(rows["label"].to_numpy(), p, prior, block, rules.bootstrap, config.seed, rules.confidence, weight, d) for d in (False, True))
     trading = trade_statistics(whole.trades, whole.equity, count_trials(all_trials(parts)), rules.bootstrap, config.seed, rules.confidence)
     thresholds = [s.verdict["threshold"] for s in parts if s.verdict["threshold"] is not None]
-    return verdict(symbol, skill, trading, max(thresholds, default=None), whole.dealt.share if rules.deals else None, direction)
+    primary = primary_words(primary_record(config.labels).get("primary"))
+    return verdict(symbol, skill, trading, max(thresholds, default=None), whole.dealt.share if rules.deals else None, direction, primary)
 
 # %% ../../nbs/pipeline/walk.ipynb #db00be15
 TOLD = ("class", "threshold", "skill", "skill_low", "skill_high", "direction", "direction_low", "direction_high", "sessions", "trades", "expectancy_ticks", "expectancy_low", "expectancy_high",

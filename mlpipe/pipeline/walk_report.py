@@ -96,7 +96,7 @@ def walk_table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def key_figures(told: Mapping[str, Any]) -> Markup:
     """The stitched numbers behind the verdict."""
     v = told["verdict"]
-    return table([("skill over the prior, nats", with_interval(v, "skill", "skill", 4)), ("of it in direction", with_interval(v, "direction", "direction", 4)),
+    return table([("skill over the prior, nats", with_interval(v, "skill", "skill", 4)), ("of it in paid or lost" if v.get("primary") else "of it in direction", with_interval(v, "direction", "direction", 4)),
                   ("net ticks per trade", with_interval(v, "expectancy_ticks", "expectancy", 2)), ("net dollars", dollars(v["net_dollars"])), ("trades", number(v["trades"])),
                   ("sessions", number(v["sessions"])), ("hit rate", percent(v.get("hit_rate"))), ("profit factor", number(v.get("profit_factor"), 3)), ("Sharpe ratio, yearly", with_interval(v, "sharpe", "sharpe", 2)),
                   ("probabilistic Sharpe ratio", number(v["psr"], 2)), ("deflated Sharpe ratio", number(v["dsr"], 2)), ("configurations tried, all folds", number(v["trials"])),

@@ -19,7 +19,8 @@ from ..instruments import BarrierParams, Instrument
 from ..labels.events import decision_width
 from .genetic import Evolution, SurfaceScores, evolve
 from .pareto import knee, knee_row, pareto_front
-from .surface import Genome, Grid, Tables, barrier_surface, first_touch_tables, genome_trades, measure, trade_side
+from ..primaries import side_of
+from .surface import Genome, Grid, Tables, barrier_surface, first_touch_tables, genome_trades, measure, own_tables, trade_side
 
 # %% ../../nbs/search/choice.ipynb #7c431b60
 def neighbour_mean(fitness: np.ndarray) -> np.ndarray:
@@ -90,12 +91,14 @@ class Span:
     minutes: pd.DataFrame | None = None
 
 def search_tables(span: Span, grid: Grid, instrument: Instrument, labels: LabelSettings, search: SearchSettings) -> Tables:
-    """Tables of `grid` under the settings: ATR, events, side, blocks, entry, session cut, neutral zone."""
-    width = decision_width(span.bars, labels)
+    """Tables of `grid` under the settings: ATR, events, side (a primary's, in its own frame, where there is one), blocks, entry, session cut, neutral zone."""
+    width, primary = decision_width(span.bars, labels), side_of(span.bars, labels)
     if span.rows is not None: width = np.where(span.rows, width, np.nan)
-    side = trade_side(span.bars, search.side, labels.horizons.get(instrument.symbol, labels.horizon))
     cost = instrument.cost_ticks * instrument.tick if labels.neutral == "cost" else None
-    return first_touch_tables(span.bars, width, grid, instrument, side, search.blocks, labels.entry, labels.flat_by_close, span.minutes, cost)
+    rules = (search.blocks, labels.entry, labels.flat_by_close, span.minutes, cost)
+    if primary is not None: return own_tables(span.bars, width, grid, instrument, primary, *rules)
+    side = trade_side(span.bars, search.side, labels.horizons.get(instrument.symbol, labels.horizon))
+    return first_touch_tables(span.bars, width, grid, instrument, side, *rules)
 
 class Looked(NamedTuple):
     """A span's grid, looked at whole: tables and surface; the same of the default barriers alone; the spike rule's choice."""

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Genome', 'NEVER', 'UNREACHED', 'UNIT', 'Grid', 'trade_side', 'block_starts', 'bars_held', 'Side', 'Tables',
-           'check_tables', 'first_touch_tables', 'costs_in_ticks', 'genome_trades', 'Scratch', 'make_scratch',
-           'measure', 'measure_all', 'violation', 'score', 'barrier_surface', 'plot_surface', 'plot_horizons']
+           'check_tables', 'first_touch_tables', 'costs_in_ticks', 'genome_trades', 'own_tables', 'Scratch',
+           'make_scratch', 'measure', 'measure_all', 'violation', 'score', 'barrier_surface', 'plot_surface',
+           'plot_horizons']
 
 # %% ../../nbs/search/surface.ipynb #fe4250c5
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -181,6 +182,17 @@ def genome_trades(tables: Tables, genome: Genome) -> pd.DataFrame:
     frame = pd.DataFrame({"row": np.arange(len(held)), "label": label, "bars_to_hit": np.minimum(when, held),
                           "side": side, "exit_price": price, "net_ticks": side * (price - tables.entry) / tick - cost})
     return frame[held > 0].reset_index(drop=True)
+
+# %% ../../nbs/search/surface.ipynb #36855537
+def own_tables(bars: pd.DataFrame, width: np.ndarray, grid: Grid, instrument: Instrument, side: np.ndarray, *rules: Any, **more: Any) -> Tables:
+    """`first_touch_tables` of trades that face `side` (int (n,), 1, -1, or 0 for none), in their own frame: k_up is the profit width, every trade is long, prices of shorts are reflected in their entry."""
+    short, ones = np.asarray(side) == -1, np.ones(len(bars), np.int8)
+    long = first_touch_tables(bars, np.where(np.asarray(side) == 1, width, np.nan), grid, instrument, ones, *rules, **more)
+    if not short.any(): return long
+    turned = first_touch_tables(bars, np.where(short, width, np.nan), Grid(grid.k_down, grid.k_up, grid.max_bars), instrument, -ones, *rules, **more)
+    mix, image = lambda a, b: np.where(short, b, a), lambda price: 2 * long.entry - price
+    upper, lower = (Side(mix(a.moment, b.moment), mix(a.price, image(b.price))) for a, b in ((long.upper, turned.lower), (long.lower, turned.upper)))
+    return replace(long, upper=upper, lower=lower, held=mix(long.held, turned.held), late=mix(long.late, image(turned.late)))
 
 # %% ../../nbs/search/surface.ipynb #1f6fe8be
 UNIT = 65536.0     # parts of a tick that net results are held in

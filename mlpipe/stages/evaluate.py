@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'TRADING', 'Referee', 'Entry', 'compete', 'baselines', 'leaderboard', 'stress', 'summary', 'equity_title',
-           'test_rows', 'open_market', 'seat_referee', 'Contestant', 'pooled', 'members', 'logistic_baseline',
-           'evaluate', 'draw']
+           'test_rows', 'open_market', 'seat_referee', 'Contestant', 'pooled', 'members', 'primary_rows',
+           'logistic_baseline', 'evaluate', 'draw']
 
 # %% ../../nbs/stages/evaluate.ipynb #25eb0157
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from ..labels.barriers import atr
 from ..models.calibration import plot_reliability
 from ..models.metrics import class_prior, classification_report, log_loss_skill
 from ..pipeline.stage import StageResult, Task, register_stage
+from ..primaries import primary_record, primary_words, side_of
 from ..splits.chronological import Boundaries
 
 # %% ../../nbs/stages/evaluate.ipynb #6cb4224b
@@ -101,14 +102,15 @@ def compete(referee: Referee, name: str, kind: str, val: pd.DataFrame, test: pd.
 
 # %% ../../nbs/stages/evaluate.ipynb #ff96500b
 def baselines(referee: Referee, times: pd.DatetimeIndex) -> list[Entry]:
-    """The prior, plain class shares, always flat, and buy and hold per session, on the rows `times` and the test market."""
+    """The prior, plain class shares, always flat, and buy and hold per session, on the rows `times` and the test market; first, where there is one, every trade of the primary."""
     none, unknown = referee.test.trade(prediction_frame(times[:0], np.empty((0, 3))), None), Interval(np.nan, np.nan, np.nan)
     prior = referee.scores(prediction_frame(times, referee.prior(times)))
     shares = prediction_frame(times, np.tile(referee.shares, (len(times), 1)))
     flat = referee.scores(prediction_frame(times, np.tile([0.0, 1.0, 0.0], (len(times), 1))))
     for key in ("log_loss", "skill", "class_skill", "unweighted_log_loss", "unweighted_skill"): flat[key] = None     # certainty that is wrong once costs infinity
     held = referee.test.hold()
-    return [Entry("prior", "baseline", prior, Interval(0.0, 0.0, 0.0), referee.trading(none), none),
+    every = referee.test.primary(times) if referee.test.side is not None else None
+    return [*([Entry("primary", "baseline", {}, unknown, referee.trading(every), every)] if every is not None else []), Entry("prior", "baseline", prior, Interval(0.0, 0.0, 0.0), referee.trading(none), none),
             Entry("class shares", "baseline", referee.scores(shares), referee.skill(shares), referee.trading(none), none),
             Entry("always flat", "baseline", flat, unknown, referee.trading(none), none),
             Entry("buy and hold per session", "baseline", {}, unknown, referee.trading(held), held)]
@@ -156,13 +158,14 @@ def equity_title(result: Mapping[str, Any]) -> str:
 
 # %% ../../nbs/stages/evaluate.ipynb #96cbe17b
 def test_rows(referee: Referee, predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row per test prediction: datetime, session, label, weight, the probabilities, those of the prior (`prior_down`, ...), and the lean over it."""
+    """One row per test prediction: datetime, session, label, weight, the probabilities, those of the prior (`prior_down`, ...), and the lean over it; and the side of a primary."""
     times = pd.DatetimeIndex(predictions["datetime"])
     k, weight, _ = targets_at(times, referee.targets)
     prior = referee.prior(times)
     return pd.DataFrame({"datetime": times, "session": referee.test.bars.set_index("datetime")["session"].reindex(times).to_numpy(), "label": (k - 1).astype(np.int8), "weight": weight,
                          **dict(zip(PROBABILITIES, probabilities(predictions).T)), **{p.replace("p_", "prior_"): prior[:, c] for c, p in enumerate(PROBABILITIES)},
-                         "lean": referee.leaning(predictions)["lean"].to_numpy()})
+                         "lean": referee.leaning(predictions)["lean"].to_numpy(),
+                         **({} if referee.test.side is None else {"side": pd.Series(referee.test.side, referee.test.bars["datetime"]).reindex(times).to_numpy(np.int8)})})
 
 # %% ../../nbs/stages/evaluate.ipynb #6cca2aa7
 def open_market(task: Task) -> tuple[Market, Boundaries, int]:
@@ -172,7 +175,7 @@ def open_market(task: Task) -> tuple[Market, Boundaries, int]:
     barriers = BarrierParams(**{k: found[k] for k in ("k_up", "k_down", "max_bars")}) if found else task.barriers
     bars, minutes = task.read("clean", "bars.parquet"), pd.read_parquet(task.path("clean", "minutes.parquet"), columns=["datetime", "open", "high", "low"])
     costs = Costs.of(task.instrument, rules.commission, rules.slippage_ticks)
-    market = Market(bars, atr(bars, labels.atr_period), barriers, costs, labels.entry, labels.flat_by_close, minutes, rules.contracts, rules.sizing)
+    market = Market(bars, atr(bars, labels.atr_period), barriers, costs, labels.entry, labels.flat_by_close, minutes, rules.contracts, rules.sizing, side_of(bars, labels))
     return market, Boundaries.from_json(task.read("split", "boundaries.json")), int(found.get("trials", 1))
 
 def seat_referee(task: Task, first_test: pd.Timestamp, contestants: int) -> Referee:
@@ -208,12 +211,19 @@ def members(task: Task) -> list[Contestant]:
     return [Contestant(m, "member", *(task.read("train", f"{m}_{s}_preds.parquet", model=m) for s in ("val", "test"))) for m in task.models]
 
 # %% ../../nbs/stages/evaluate.ipynb #039a189f
+def primary_rows(task: Task) -> pd.Series | None:
+    """Side of the primary by datetime, None where there is none. A linear model of its trades sees each feature as it is, and as seen from the trade's side."""
+    if task.settings.labels.primary == "none": return None
+    bars = task.read("clean", "bars.parquet")
+    return pd.Series(side_of(bars, task.settings.labels), pd.DatetimeIndex(bars["datetime"]))
+
 def logistic_baseline(task: Task, times: Mapping[str, pd.DatetimeIndex]) -> Contestant:
     """The logistic on scaled features, fitted on train's targets, its ridge chosen on validation; predictions at `times` of val and test. Reads no test target."""
     priors = task.read("train", "prior.parquet", model=task.models[0]).set_index("datetime")[list(PROBABILITIES)]
     scaled = {s: task.read("scale", f"{task.symbol}_{task.settings.bars.minutes}m_{s}_scaled.parquet").set_index("datetime") for s in ("train", "val", "test")}
     names = [c for c in scaled["train"] if c != "split"]
-    x = lambda split, at: scaled[split].loc[at, names].to_numpy(np.float32)
+    plain, faced = lambda split, at: scaled[split].loc[at, names].to_numpy(np.float32), primary_rows(task)
+    x = plain if faced is None else lambda split, at: np.hstack([plain(split, at), plain(split, at) * faced.loc[at].to_numpy(np.float32)[:, None]])
     def rows(split: str) -> tuple[np.ndarray, ...]:
         targets = task.read("split", f"targets_{split}.parquet")
         at = pd.DatetimeIndex(targets["datetime"]).intersection(priors.index).intersection(scaled[split].index)
@@ -234,7 +244,8 @@ def evaluate(task: Task) -> StageResult:
     referee = seat_referee(task, test["datetime"].min(), len(ensembles) + len(networks))
     entries = [compete(referee, *c) for c in (*ensembles, *networks)]
     judged, dealt = entries[0], referee.dealt(test, entries[0].threshold)
-    result = verdict(task.symbol, judged.skill, judged.trading, judged.threshold, dealt.share if referee.rules.deals else None, judged.direction)
+    primary = primary_words(primary_record(task.settings.labels).get("primary"))
+    result = verdict(task.symbol, judged.skill, judged.trading, judged.threshold, dealt.share if referee.rules.deals else None, judged.direction, primary)
     stressed = stress(referee, test, judged.threshold)
     entries += baselines(referee, pd.DatetimeIndex(test["datetime"]))
     task.write("verdict.json", result)
@@ -249,6 +260,7 @@ def evaluate(task: Task) -> StageResult:
 def draw(task: Task, referee: Referee, judged: Entry, dealt: DealtDays, predictions: pd.DataFrame, result: Mapping[str, Any]) -> None:
     """The figures of the judged one."""
     others = {"buy and hold per session": referee.test.equity(referee.test.hold())}
+    if referee.test.side is not None: others = {"every trade of the primary": referee.test.equity(referee.test.primary(pd.DatetimeIndex(predictions["datetime"])))}
     if judged.threshold != 0: others["every lean, however small"] = referee.test.equity(referee.test.trade(referee.leaning(predictions), 0.0))
     task.figure("equity.png", plot_equity(referee.test.equity(judged.trades), equity_title(result), others, dealt.band() if len(judged.trades) else None))
     k, weight, _ = targets_at(pd.DatetimeIndex(predictions["datetime"]), referee.targets)

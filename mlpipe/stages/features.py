@@ -47,7 +47,7 @@ def prove(compute: Compute, bars: pd.DataFrame, frame: pd.DataFrame, listed: pd.
     return {"rows": list(bars["datetime"].iloc[cuts]), "features": len(listed), "tolerance": "1e-6 standard deviations, or the last place of float32", "violations": 0}
 
 # %% ../../nbs/stages/features.ipynb #fc8f1cdf
-@register_stage("features", after=("clean", "clean@all"), settings=("features", "symbols"), libs=("numba", "pandas", "TA-Lib", "pandas_market_calendars"),
+@register_stage("features", after=("clean", "clean@all"), settings=("features", "symbols", "labels.primary", "labels.primary_lookback"), libs=("numba", "pandas", "TA-Lib", "pandas_market_calendars"),
                 external=feature_files)
 def features(task: Task) -> StageResult:
     """Features of one symbol.

@@ -12,6 +12,7 @@ import pandas as pd
 from ..config import BarrierParams
 from ..labels.weights import LabelWeights, equal_labels, plot_weights, weights_to_json
 from ..pipeline.stage import StageResult, Task, register_stage
+from ..primaries import primary_record
 from ..splits.chronological import boundaries
 from .label import before_test, label_bars, label_summary, round_trip, test_start
 
@@ -47,7 +48,8 @@ def finalize(task: Task) -> StageResult:
     final = pd.concat([record, fitted.transform(bars, record, train)], axis=1)
     until, learned = test_start(bars, settings.splits.whole()), weights_to_json(fitted)
     summary = {**label_summary(record, barriers, until), "equal_labels": equal_labels(final["weight"].to_numpy()[train]), "default_shares": task.read("label", "summary.json")["shares"], "training": int(train.sum()),
-               "effective": learned["effective"], "effective_by_class": learned["effective_by_class"], "barriers_from": "optimize" if task.has("optimize") else "default"}
+               "effective": learned["effective"], "effective_by_class": learned["effective_by_class"], "barriers_from": "optimize" if task.has("optimize") else "default",
+               **primary_record(settings.labels)}
     task.write("labels.parquet", final)
     task.write("weights.json", learned)
     task.write("summary.json", summary)

@@ -15,7 +15,9 @@ from ..config import BarrierParams, LabelSettings, SplitSettings
 from ..instruments import Instrument
 from ..labels.barriers import atr, plot_labels, triple_barrier
 from ..labels.events import sample_events
+from ..labels.meta import meta_record
 from ..pipeline.stage import StageResult, Task, register_stage
+from ..primaries import primary_record, side_of
 from ..splits.chronological import boundaries
 
 # %% ../../nbs/stages/label.ipynb #4d2a1b4c
@@ -26,16 +28,19 @@ def round_trip(instrument: Instrument, commission: float | None = None, slippage
 
 def label_bars(bars: pd.DataFrame, minutes: pd.DataFrame | None, barriers: BarrierParams, instrument: Instrument, settings: LabelSettings,
                cost: float | None = None) -> pd.DataFrame:
-    """The label record of `bars` with these barriers, and `event`: whether the settings ask for a label at the row.
+    """The label record of `bars` with these barriers, and `event`: whether the settings ask for a label at the row. With a primary that of its trades, with `side` of every bar, and `meta`.
 
-    minutes: settle double touches. cost: of a round trip in price units, the instrument's where it is None; it matters where labels.neutral is "cost".
+    minutes: settle double touches. cost: of a round trip in price units, the instrument's where it is None; it matters where labels.neutral is "cost", or for `meta`.
     """
-    width = atr(bars, settings.atr_period)
-    events = sample_events(bars, width, settings.events, settings.event_size)
-    if settings.neutral == "cost" and cost is None: cost = round_trip(instrument)
-    record = triple_barrier(bars, atr=width, k_up=barriers.k_up, k_down=barriers.k_down, max_bars=barriers.max_bars, tick=instrument.tick, entry=settings.entry,
-                            minutes=minutes, flat_by_close=settings.flat_by_close, events=events, cost=cost if settings.neutral == "cost" else None)
-    return record.assign(event=events)
+    width, side = atr(bars, settings.atr_period), side_of(bars, settings)
+    events, by_cost = sample_events(bars, width, settings.events, settings.event_size), settings.neutral == "cost"
+    if cost is None: cost = round_trip(instrument)
+    rules = {"max_bars": barriers.max_bars, "tick": instrument.tick, "entry": settings.entry, "minutes": minutes, "flat_by_close": settings.flat_by_close}
+    if side is None:
+        record = triple_barrier(bars, atr=width, k_up=barriers.k_up, k_down=barriers.k_down, events=events, cost=cost if by_cost else None, **rules)
+        return record.assign(event=events)
+    record = meta_record(bars, np.where(events, side, 0), width, barriers.k_up, barriers.k_down, cost=cost, by_cost=by_cost, **rules)
+    return record.assign(event=events & (side != 0), side=side)
 
 # %% ../../nbs/stages/label.ipynb #8c5088a9
 def before_test(record: pd.DataFrame, until: pd.Timestamp | str) -> pd.DataFrame:
@@ -47,12 +52,14 @@ def test_start(bars: pd.DataFrame, splits: SplitSettings) -> pd.Timestamp:
     return pd.Timestamp(boundaries(bars, splits).test_start, tz="UTC")
 
 def label_summary(record: pd.DataFrame, barriers: BarrierParams, until: pd.Timestamp) -> dict[str, Any]:
-    """Counts of a label record: rows, events, valid; and of the labels `before_test`: shares by class, ambiguous, median bars held."""
+    """Counts of a label record: rows, events, valid; and of the labels `before_test`: shares by class, ambiguous, median bars held; of a primary's trades also the shares that paid, and were long."""
     shown, valid = before_test(record, until), int((record["label"] != -99).sum())
     shares = {name: float((shown["label"] == k).mean()) if len(shown) else 0.0 for k, name in ((-1, "down"), (0, "flat"), (1, "up"))}
+    share = lambda hit: float(hit.mean()) if len(shown) else 0.0
+    own = {"paid": share(shown["meta"] == 1), "long": share(shown["side"] == 1)} if "side" in record else {}
     return {"rows": len(record), "events": int(record["event"].sum()), "valid": valid, "invalid": len(record) - valid, "shown_until": until.isoformat(), "shown": len(shown),
             "shares": shares, "ambiguous": int(shown["ambiguous"].sum()), "median_bars": float(shown["bars_to_hit"].median()) if len(shown) else 0.0,
-            "barriers": barriers.model_dump()}
+            "barriers": barriers.model_dump(), **own}
 
 # %% ../../nbs/stages/label.ipynb #e67a803a
 @register_stage("label", after=("clean",), settings=("labels", "splits", "backtest.commission", "backtest.slippage_ticks"), libs=("numba",))
@@ -65,7 +72,7 @@ def label(task: Task) -> StageResult:
         raise ValueError(f"labels must be valid for at least one bar, got none of {len(bars)} ({task.symbol}, stage label; {int(record['event'].sum())} events). "
                          "Give more bars than the horizon, a shorter labels.horizon, or a smaller labels.event_size.")
     until = test_start(bars, settings.splits.whole())
-    summary = label_summary(record, task.barriers, until)
+    summary = {**label_summary(record, task.barriers, until), **primary_record(settings.labels)}
     task.write("labels.parquet", record)
     task.write("summary.json", summary)
     task.figure("labels.png", plot_labels(before_test(record, until)))

@@ -14,6 +14,7 @@ import pandas as pd
 from ..config import SplitSettings
 from ..instruments import BarrierParams, Instrument
 from ..pipeline.stage import StageResult, Task, register_stage
+from ..primaries import primary_record
 from ..search.choice import BarrierSearch, Span, known, search_barriers
 from ..search.drift import barrier_drift, drift_sentence, drift_shares, plot_drift
 from ..search.genetic import plot_convergence
@@ -73,6 +74,6 @@ def optimize(task: Task) -> StageResult:
     instrument = with_costs(task.instrument, settings.backtest.commission, settings.backtest.slippage_ticks)
     found = search_barriers(span, default, instrument, settings.labels.whole(), settings.search.whole(), settings.seed)
     record = search_record(found.record, span.bars, found.last_bar, train_end)
-    record |= write_drift(task, span, instrument, default, record)
+    record |= {**write_drift(task, span, instrument, default, record), **primary_record(settings.labels)}
     write_search(task, found, record, default)
     return StageResult(rows=len(found.surface), metrics={k: record[k] for k in ("k_up", "k_down", "max_bars", "fitness", "trials", "kept_default")})

@@ -65,7 +65,7 @@ def read_data(task: Task) -> FinancialDataModule:
     bars = task.read("clean", "bars.parquet")
     if task.settings.model.get(task.model, {}).get("quantiles"):
         width = atr(bars, 14)
-        targets = {s: t.assign(move=moves(bars, t, width)) for s, t in targets.items()}
+        targets = {s: t.assign(move=moves(bars, t, width) * (t["side"].to_numpy() if "side" in t else 1)) for s, t in targets.items()}       # of a primary's trades: in their own frame
     bars = bars[["datetime", "segment"]].assign(minutes_left=minutes_left(bars["datetime"], task.instrument.calendar))
     return FinancialDataModule(scaled, targets, training.sequence_length, training.batch_size, task.settings.seed, bars, where=task.symbol, max_span=training.max_span,
                                windows_per_epoch=training.windows_per_epoch)

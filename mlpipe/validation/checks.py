@@ -116,8 +116,8 @@ def check_stationarity(features: pd.DataFrame, is_train: np.ndarray, most: int =
                  "Use a change, a ratio or a trailing window instead of a level, or exclude them: features.exclude.", ", ".join(found[:3]), "warn")
 
 # %% ../../nbs/validation/checks.ipynb #3442dc63
-OUTCOMES = ("label", "ret", "touch_type", "bars_to_hit", "mfe", "mae", "mfe_long", "mae_long", "mfe_short", "mae_short", "exit_price", "quality", "tier")
-TARGET_COLUMNS = (*OUTCOMES, "weight", "t0", "t1", "horizon_end", "entry_price", "ambiguous", "uniqueness", "attribution", "decay", "event",
+OUTCOMES = ("label", "ret", "touch_type", "bars_to_hit", "mfe", "mae", "mfe_long", "mae_long", "mfe_short", "mae_short", "exit_price", "quality", "tier", "meta")
+TARGET_COLUMNS = (*OUTCOMES, "side", "weight", "t0", "t1", "horizon_end", "entry_price", "ambiguous", "uniqueness", "attribution", "decay", "event",
                   "quality_speed", "quality_mae", "quality_mfe", "quality_pain", "quality_drawdown")
 
 def check_allow_list(frames: dict[str, pd.DataFrame], names: list[str]) -> Check:
@@ -162,8 +162,8 @@ def rank_likeness(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.abs(unit[0].T @ unit[1])
 
 # %% ../../nbs/validation/checks.ipynb #59a42906
-def check_outcome_copies(features: pd.DataFrame, targets: pd.DataFrame, most: float = 0.95) -> Check:
-    """No feature repeats an outcome: neither which barrier was touched, nor, among the labels of one side, the path. features: no keys, rows as in `targets`.
+def check_outcome_copies(features: pd.DataFrame, targets: pd.DataFrame, most: float = 0.95, sides: bool = True) -> Check:
+    """No feature repeats an outcome: neither which barrier was touched (with `sides`), nor, among the labels of one side, the path. features: no keys, rows as in `targets`.
 
     The value is the largest `separation` or `rank_likeness`; what the barrier fixes (`FIXED`) is left out, and sides with fewer than `LEAST_ROWS` rows are.
     """
@@ -171,12 +171,12 @@ def check_outcome_copies(features: pd.DataFrame, targets: pd.DataFrame, most: fl
     def strongest(alike: np.ndarray, names: list[str]) -> tuple[float, int, str]:
         i, j = np.unravel_index(alike.argmax(), alike.shape)
         return float(alike[i, j]), int(i), names[j]
-    sides = {side: np.flatnonzero(label == side) for side in (1, -1, 0)}
-    if min(len(sides[1]), len(sides[-1])) >= LEAST_ROWS:
+    groups = {side: np.flatnonzero(label == side) for side in (1, -1, 0)}
+    if sides and min(len(groups[1]), len(groups[-1])) >= LEAST_ROWS:
         found.append(strongest(separation(x[label != 0], label[label != 0] > 0)[:, None], ["label"]))
     if "exit_price" in targets and len(label) > LEAST_ROWS:
         found.append(strongest(rank_likeness(np.diff(x, axis=0), np.diff(targets[["exit_price"]].to_numpy(np.float64), axis=0)), ["exit_price"]))
-    for side, rows in sides.items():
+    for side, rows in groups.items():
         known = [c for c in OUTCOMES if c in targets and c not in (*SIDED, *FIXED[side], "exit_price")]
         if len(rows) >= LEAST_ROWS and known: found.append(strongest(rank_likeness(x[rows], targets[known].to_numpy(np.float64)[rows]), known))
     value, i, outcome = max(found)

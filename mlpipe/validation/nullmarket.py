@@ -7,7 +7,7 @@ __all__ = ['STAYS', 'MarketFacts', 'market_facts', 'block_order', 'permute_label
            'market_rows', 'null_skill']
 
 # %% ../../nbs/validation/nullmarket.ipynb #aa7baa66
-from typing import NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,13 @@ import pandas as pd
 from ..data.bars import resample
 from ..data.sessions import get_calendar
 from ..data.synthetic import synthetic_market
+from ..features.assembly import with_primary
 from ..features.engineer import FeatureEngineer
+from ..features.registry import REGISTRY
 from ..instruments import BarrierParams, Instrument
 from ..labels.barriers import atr, triple_barrier
+from ..labels.meta import meta_record
+from ..primaries import primary_side
 from ..scaling.scaler import FeatureScaler
 from .importance import LabelledRows, even_rows, feature_importance
 
@@ -40,7 +44,7 @@ def market_facts(bars: pd.DataFrame) -> MarketFacts:
     return MarketFacts(f"{pd.Timestamp(str(session[0])):%Y-%m-%d}", sessions, float(open_[0]), float(np.sqrt(252 * squares)))
 
 # %% ../../nbs/validation/nullmarket.ipynb #c1faaa5d
-STAYS = ("datetime", "t0", "t1", "horizon_end")
+STAYS = ("datetime", "t0", "t1", "horizon_end", "side")       # a primary's side is known before, and no part of what came of it
 
 def block_order(n: int, block: int, rng: np.random.Generator) -> np.ndarray:
     """An order of `n` rows in which blocks of `block` rows have changed places, after all rows have turned by a part of a block: int64 (n,)."""
@@ -81,15 +85,17 @@ def planted_worth(trades: pd.DataFrame, bars: pd.DataFrame, minutes: pd.DataFram
     return out
 
 # %% ../../nbs/validation/nullmarket.ipynb #b5391bf1
-def market_rows(instrument: Instrument, sessions: int, minutes: int, barriers: BarrierParams, seed: int, most: int = 5000, edge: float = 0.0) -> LabelledRows:
-    """At most `most` labelled rows of an embedded market of `sessions` sessions, as the stages would make them; features scaled on the older half."""
+def market_rows(instrument: Instrument, sessions: int, minutes: int, barriers: BarrierParams, seed: int, most: int = 5000, edge: float = 0.0,
+                primary: Mapping[str, Any] | None = None) -> LabelledRows:
+    """At most `most` labelled rows of an embedded market of `sessions` sessions, as the stages would make them; features scaled on the older half. primary: {"name", "lookback"} of a run of meta-labels."""
     symbol = instrument.symbol
     source = synthetic_market([symbol], "2020-01-02", sessions, seed, edge, {symbol: instrument})[symbol]
     calendar = get_calendar(instrument.calendar)
     bars = resample(source, minutes, calendar)
-    engineer = FeatureEngineer(cross_asset=False, calendar=instrument.calendar, symbol=symbol).fit(bars.iloc[:len(bars) // 4 + 1])
-    features = engineer.transform(bars)
-    record = triple_barrier(bars, atr(bars, 14), barriers.k_up, barriers.k_down, barriers.max_bars, tick=instrument.tick)
+    registry = with_primary(REGISTRY, primary["name"], primary["lookback"]) if primary else REGISTRY
+    engineer = FeatureEngineer(cross_asset=False, calendar=instrument.calendar, symbol=symbol, registry=registry).fit(bars.iloc[:len(bars) // 4 + 1])
+    features, rules = engineer.transform(bars), (atr(bars, 14), barriers.k_up, barriers.k_down, barriers.max_bars)
+    record = meta_record(bars, primary_side(bars, primary["name"], primary["lookback"]), *rules, tick=instrument.tick) if primary else triple_barrier(bars, *rules, tick=instrument.tick)
     known = features.merge(record[record["label"] != -99], on="datetime", how="inner", suffixes=("", "_label"))
     few = known.iloc[even_rows(len(known), most)].reset_index(drop=True)
     names = engineer.catalogue()["name"].tolist()
@@ -100,7 +106,7 @@ def market_rows(instrument: Instrument, sessions: int, minutes: int, barriers: B
 
 # %% ../../nbs/validation/nullmarket.ipynb #87abf605
 def null_skill(instrument: Instrument, sessions: int, minutes: int, barriers: BarrierParams, seeds: int, first_seed: int = 0, most: int = 5000,
-               edge: float = 0.0) -> np.ndarray:
-    """Skill of the simple model on purged folds, in nats, for each of `seeds` markets: float64 (seeds,). With `edge` there is something to find."""
+               edge: float = 0.0, primary: Mapping[str, Any] | None = None) -> np.ndarray:
+    """Skill of the simple model on purged folds, in nats, for each of `seeds` markets: float64 (seeds,). With `edge` there is something to find. primary: as of `market_rows`."""
     day = pd.Timedelta(days=1)
-    return np.array([feature_importance(market_rows(instrument, sessions, minutes, barriers, first_seed + k, most, edge), embargo=day)[1] for k in range(seeds)])
+    return np.array([feature_importance(market_rows(instrument, sessions, minutes, barriers, first_seed + k, most, edge, primary), embargo=day)[1] for k in range(seeds)])

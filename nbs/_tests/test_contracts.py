@@ -78,7 +78,7 @@ MAY_KNOW = {"data": set(), "features": {"data"}, "labels": set(), "search": {"la
             "validation": {"data", "features", "labels", "splits", "scaling", "models"}, "models": {"splits"}, "ensemble": {"models", "splits"},
             "backtest": {"labels", "models", "ensemble"}, "experiments": set(),
             "tuning": {"data", "models", "scaling", "splits"}}
-COMMON = {"config", "instruments", "page", "figure"}
+COMMON = {"config", "instruments", "page", "figure", "primaries"}
 
 
 def imports_of(module):
