@@ -160,13 +160,11 @@ class BarPredictor(History):
 
     def decided(self, out: pd.DataFrame, prior: np.ndarray, bars: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         """Predictions with the bar's close, the lean over the prior's own lean, and the side that the threshold gives."""
-        lean = lean_over(out, prior)["lean"].to_numpy()
-        side = np.zeros(len(out), np.int8) if self.threshold is None else (np.sign(lean) * (np.abs(lean) >= self.threshold)).astype(np.int8)
+        primary, threshold = side_of(bars, self.config.labels), np.inf if self.threshold is None else self.threshold
         at = pd.DatetimeIndex(bars["datetime"]).get_indexer(pd.DatetimeIndex(out["datetime"]))
-        made = pd.DataFrame({"datetime": out["datetime"], "ts_close": bars["ts_close"].iloc[at].reset_index(drop=True), **{p: out[p] for p in PROBABILITIES}, "lean": lean, "side": side})
-        if (sides := side_of(bars, self.config.labels)) is not None:
-            primary = sides[at]
-            made = made.assign(side=positions(made, np.inf if self.threshold is None else self.threshold, side=primary).astype(np.int8), primary=primary)
+        made = pd.DataFrame({"datetime": out["datetime"], "ts_close": bars["ts_close"].iloc[at].reset_index(drop=True), **{p: out[p] for p in PROBABILITIES}, "lean": lean_over(out, prior)["lean"]})
+        made["side"] = positions(made, threshold, side=None if primary is None else primary[at]).astype(np.int8)
+        if primary is not None: made["primary"] = primary[at]
         for name, frame in frames.items(): made[f"lean_{name}"] = made["datetime"].map(frame.set_index("datetime").eval("p_up - p_down"))
         return made
 
