@@ -51,11 +51,11 @@ def test_a_killed_worker_costs_its_tasks_and_nothing_else(small):
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(small):
-    options = {"execution.executor": "process", "training.max_epochs": 4, "training.patience": 4}
+    options = {"execution.executor": "process", "training.max_epochs": 12, "training.patience": 12}
     runner, seen = PipelineRunner(small(**options), run_id="killed"), []
     def kill(event):
         seen.append(event)
-        if event["event"] == "progress" and event["task"] == "MES/train/lstm" and event["message"] == "epoch 3/4":
+        if event["event"] == "progress" and event["task"] == "MES/train/lstm" and event["message"] == "epoch 3/12":
             for child in multiprocessing.active_children(): os.kill(child.pid, signal.SIGKILL)
     assert runner.run(before=TaskId("ensemble", "MES"), listener=kill).failed
     left = list((runner.run_dir / "MES/train/lstm/work/checkpoints").glob("*/last.ckpt"))
@@ -63,7 +63,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(small):
     seen.clear()
     again = PipelineRunner(run_dir=runner.run_dir).run(before=TaskId("ensemble", "MES"), listener=seen.append)
     told = [e["message"] for e in seen if e["event"] == "progress" and e["task"] == "MES/train/lstm"]
-    assert again.ok and told[0] == "goes on from its last checkpoint" and "epoch 1/4" not in told and told[-1] == "epoch 4/4"
+    assert again.ok and told[0] == "goes on from its last checkpoint" and "epoch 1/12" not in told and told[-1] == "epoch 12/12"
     assert not left[0].exists()
     whole = PipelineRunner(small(**options), run_id="whole", force=("train",))
     assert whole.run(before=TaskId("ensemble", "MES")).ok

@@ -153,7 +153,8 @@ def test_predictions_take_its_side_or_none(planted):
 
 
 def test_leakcheck_cpcv_and_permuted_labels_run(planted, tmp_path):
-    from mlpipe.pipeline.cpcv import configuration, cpcv_run
+    from mlpipe.pipeline.cpcv import cpcv_run
+    from mlpipe.pipeline.cpcv_trials import configuration
     from mlpipe.pipeline.null_runs import NullKind, null_runs
     from mlpipe.validation.leakcheck import leakcheck_run
     assert leakcheck_run(planted.run_dir, "MES", cuts=4).ok
