@@ -13,11 +13,11 @@ import ast
 import importlib.util
 import inspect
 import json
-import os
 import platform
 import sys
 import textwrap
 import uuid
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 from .. import STARTED
 from ..config import PipelineConfig, tuned_config
 from ..instruments import get_instrument
-from .manifest import SCHEMA, outputs_problem, read_record, sha256_file, sha256_json, write_json
+from .manifest import SCHEMA, outputs_problem, read_record, sha256_file, sha256_json, write_atomic, write_json
 from .stage import SettingsView, Stage, TaskId
 
 # %% ../../nbs/pipeline/cache.ipynb #46d1810e
@@ -88,12 +88,7 @@ FACTS = 1     # raised when `tree_digest` or `imported` changes what it says of 
 def keep_beside(file: Path, text: str) -> None:
     """Writes `text` beside the compiled modules in one step; not at all where Python itself may not write there."""
     if sys.dont_write_bytecode: return
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError: temporary.unlink(missing_ok=True)
+    with suppress(OSError): write_atomic(file, text)
 
 # %% ../../nbs/pipeline/cache.ipynb #fb2986dc
 @lru_cache(maxsize=None)
