@@ -2950,8 +2950,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mlpipe/pipeline/null_runs.py'),
                                            'mlpipe.pipeline.null_runs.plot_planted': ( 'pipeline/null_runs.html#plot_planted',
                                                                                        'mlpipe/pipeline/null_runs.py'),
-                                           'mlpipe.pipeline.null_runs.png_bytes': ( 'pipeline/null_runs.html#png_bytes',
-                                                                                    'mlpipe/pipeline/null_runs.py'),
                                            'mlpipe.pipeline.null_runs.read_results': ( 'pipeline/null_runs.html#read_results',
                                                                                        'mlpipe/pipeline/null_runs.py'),
                                            'mlpipe.pipeline.null_runs.repeat': ( 'pipeline/null_runs.html#repeat',

@@ -6,14 +6,13 @@
 __all__ = ['NOTED', 'RESULTS', 'COLUMNS', 'COLOURS', 'HEAD', 'NullKind', 'symbol_facts', 'like_market', 'null_config', 'null_key',
            'results_folder', 'own_result', 'planted_size', 'run_walk', 'repeat', 'read_results', 'null_runs',
            'sweep_null', 'groups_of', 'summarise_null', 'shown', 'group_name', 'own_line', 'null_table',
-           'null_sentence', 'null_sentences', 'plot_null', 'plot_planted', 'null_rows', 'null_part', 'png_bytes',
+           'null_sentence', 'null_sentences', 'plot_null', 'plot_planted', 'null_rows', 'null_part',
            'write_null_report']
 
 # %% ../../nbs/pipeline/null_runs.ipynb #f5795bee
 import json
 import shutil
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
@@ -21,7 +20,7 @@ from ..config import DataSettings, PipelineConfig, load_config, merge, nest
 from ..instruments import get_instrument
 from ..page import Markup, image, page, table, tag
 from .cache import Index
-from .manifest import sha256_json, write_json
+from .manifest import sha256_json, write_atomic, write_json
 from .report import broken
 from .runner import PipelineRunner, run_lock
 from .stage import Stage, load_stages, read_file
@@ -279,18 +278,13 @@ def null_rows(run_dir: Path, entries: list[dict[str, Any]], symbol: str = "") ->
 
 def null_part(run_dir: Path, symbol: str, entries: list[dict[str, Any]]) -> Markup:
     """Sentences, table and figures of a symbol."""
+    from mlpipe.figure import png_bytes
     mine = [e for e in entries if symbol in e["symbols"]]
     figures = []
     if not all(e["edge"] for e in mine): figures.append((plot_null(run_dir, symbol, mine), "Skill of each repetition where there is nothing to find, beside the run's own"))
     if any(e["symbols"][symbol].get("found_low") is not None for e in mine): figures.append((plot_planted(symbol, mine), "The size that was found against the size that was planted"))
     return Markup("\n".join([tag("h2", symbol), tag("div", *(tag("p", line) for line in null_sentences(run_dir, mine)), class_="box"),
-                             table(null_rows(run_dir, mine, symbol), HEAD), *(image(png_bytes(f), f"{c} ({symbol})", c) for f, c in figures)]))
-
-def png_bytes(figure: "Figure") -> bytes:
-    """A figure as PNG."""
-    out = BytesIO()
-    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
-    return out.getvalue()
+                             table(null_rows(run_dir, mine, symbol), HEAD), *(image(png_bytes(f, 110), f"{c} ({symbol})", c) for f, c in figures)]))
 
 # %% ../../nbs/pipeline/null_runs.ipynb #f375db47
 def write_null_report(run_dir: Path) -> Path:
@@ -301,7 +295,6 @@ def write_null_report(run_dir: Path) -> Path:
            "is what a finding of the run has to exceed. Edge / luck / costs count the verdicts: edge found, not distinguishable from luck, worse than costs. As skilled as the run is the share "
            "of the repetitions, the run itself among them, with at least its skill.")
     symbols = dict.fromkeys(s for e in entries for s in e["symbols"])
-    file, temporary = run_dir / "nullmarket.html", run_dir / ".nullmarket.html"
-    temporary.write_text(page(f"Null runs of {run_dir.name}", tag("p", how), *(null_part(run_dir, s, entries) for s in symbols), lead=f"{', '.join(symbols)} · {len(entries)} repetitions"), encoding="utf-8")
-    temporary.replace(file)
+    file = run_dir / "nullmarket.html"
+    write_atomic(file, page(f"Null runs of {run_dir.name}", tag("p", how), *(null_part(run_dir, s, entries) for s in symbols), lead=f"{', '.join(symbols)} · {len(entries)} repetitions"))
     return file
