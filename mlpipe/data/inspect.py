@@ -171,6 +171,7 @@ def verdict_row(clocks: pd.DataFrame, clock: tuple[str, str] | None, problem: st
     proved = clock is not None and not problem and len(mine) > 0 and mine["fits"].iloc[0]
     return "clock", ", ".join(clock) if clock else "open", seen if proved else f"not proved: {seen}"
 
+# %% ../../nbs/data/inspect.ipynb #60e4bd1d
 def evidence_table(stream: BarStream, profile: SourceProfile, why: str, *more: tuple[str, str, str]) -> pd.DataFrame:
     """How the first part is written: what, found, why. more: further rows."""
     reader = stream.readers[0]

@@ -122,6 +122,7 @@ def fitted_prior(frame: pd.DataFrame, targets: pd.DataFrame, priors: pd.DataFram
 
 Claim = Callable[[str, Mapping[str, OutOfFoldPredictions], pd.DataFrame], pd.DataFrame]
 
+# %% ../../nbs/ensemble/audit.ipynb #0b422c30
 def check_nothing_to_know(method: str, predictions: Mapping[str, OutOfFoldPredictions], targets: pd.DataFrame, seeds: int = 5, claim: Claim = cross_fit) -> list[dict[str, Any]]:
     """The mean skill that `method` claims on moved and on permuted days. claim: how an ensemble's own level-1 predictions are made."""
     priors, out = priors_of(predictions), []

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .manifest import write_atomic
 from .stage import BUILT_IN
 from ..page import Markup, duration, facts, image, link, number, page, percent, short_hash, status, table, tag
 
@@ -347,7 +348,6 @@ def run_page(run: RunFacts) -> str:
 def write_run_report(run_dir: str | Path) -> Path:
     """Writes `report.html` into the run's folder and returns its path. Raises ValueError when the folder is no run."""
     run = read_run(run_dir)
-    file, temporary = run.folder / "report.html", run.folder / ".report.html"
-    temporary.write_text(run_page(run), encoding="utf-8")
-    temporary.replace(file)
+    file = run.folder / "report.html"
+    write_atomic(file, run_page(run))
     return file

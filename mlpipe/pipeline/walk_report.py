@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..page import Markup, image, link, number, page, percent, table, tag
+from .manifest import write_atomic
 from .report import broken, dollars, null_section, read_json, with_interval
 from .stage import read_file, write_figure
 
@@ -138,7 +139,6 @@ def write_walk_report(run_dir: Path | str) -> Path:
         figures = {"equity": plot_walk_equity(read_file(out / "equity.parquet"), told["folds"], said, read_file(out / "null.parquet")),
                    "skill": plot_fold_skill(told["folds"], said), "barriers": plot_fold_barriers(told["folds"], range_title(told["drift"]["range"]))}
         pictures[symbol] = {name: write_figure(out / f"{name}.png", figure).read_bytes() for name, figure in figures.items()}
-    file, temporary = run_dir / "walk.html", run_dir / ".walk.html"
-    temporary.write_text(walk_page(summary, pictures, null_section(run_dir)), encoding="utf-8")
-    temporary.replace(file)
+    file = run_dir / "walk.html"
+    write_atomic(file, walk_page(summary, pictures, null_section(run_dir)))
     return file

@@ -59,6 +59,7 @@ def train_fold(job: Job, fold: int, point: Mapping[str, Any], on_epoch: Callable
     result = ModelTrainer(job.model, training, options, job.seed, on_epoch=told, where=f"{job.where} fold {fold + 1}".strip()).fit(data)
     return held_skill(data, result.predictions["test"], held)
 
+# %% ../../nbs/tuning/study.ipynb #9399c209
 def run_trial(job: Job, trial: Any) -> float:
     """Mean held-out skill of the point that `trial` suggests. Raises optuna's TrialPruned; non-finite training or options that the network refuses give -inf."""
     import optuna
