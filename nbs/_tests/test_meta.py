@@ -2,7 +2,6 @@
 import json
 import shutil
 import sys
-from importlib.metadata import EntryPoint
 
 import numpy as np
 import pandas as pd
@@ -191,27 +190,18 @@ def test_a_primary_reruns_what_depends_on_it(planted):
 SOURCE = "from mlpipe.primaries import register_primary\n\n@register_primary('dips', memory=1)\ndef dips(bars, lookback): return (bars['close'].diff() < {n}).astype(int)\n"
 
 
-def test_a_plugins_primary(small, monkeypatch, tmp_path):
+def test_a_plugins_primary(small, plugin):
     """Found by its entry point, checked by name alone, and part of the key of the stages that ask it."""
-    package = tmp_path / "site" / "their_primaries"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text(SOURCE.replace("{n}", "0"))
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    monkeypatch.setattr(primaries, "entry_points", lambda group: [EntryPoint("dips", "their_primaries", group)] if group == "mlpipe.primaries" else [])
-    monkeypatch.setattr(primaries, "PRIMARIES", dict(primaries.PRIMARIES))
-    monkeypatch.setattr("mlpipe.pipeline.cache.STARTED", 2**63)
     from mlpipe.pipeline.cache import stage_code
     from mlpipe.pipeline.stage import get_stage
+    file = plugin(primaries, "PRIMARIES", "mlpipe.primaries", "dips", "their_primaries", SOURCE.replace("{n}", "0"))
     with pytest.raises(SettingsError, match=r"labels.primary must be none or the name of a primary signal, got 'dip'. Did you mean 'dips'\?"): small(**{"labels.primary": "dip"})
     config = small(**{"labels.primary": "dips"})
     assert "their_primaries" not in sys.modules
-    try:
-        bars = pd.DataFrame({"close": [3.0, 2, 4, 1]})
-        before, clean = (stage_code(get_stage(s), primary=config.labels.primary if s == "label" else "none") for s in ("label", "clean"))
-        assert primary_side(bars, "dips", 20).tolist() == [0, 1, 0, 1] and "their_primaries" in before and "their_primaries" not in clean
-        (package / "__init__.py").write_text(SOURCE.replace("{n}", "-1.5"))
-        assert stage_code(get_stage("label"), primary="dips")["their_primaries"] != before["their_primaries"]
-    finally: sys.modules.pop("their_primaries", None)
+    before, clean = (stage_code(get_stage(s), primary=config.labels.primary if s == "label" else "none") for s in ("label", "clean"))
+    assert primary_side(pd.DataFrame({"close": [3.0, 2, 4, 1]}), "dips", 20).tolist() == [0, 1, 0, 1] and "their_primaries" in before and "their_primaries" not in clean
+    file.write_text(SOURCE.replace("{n}", "-1.5"))
+    assert stage_code(get_stage("label"), primary="dips")["their_primaries"] != before["their_primaries"]
 
 
 def test_a_primary_with_events_asks_for_both(small):

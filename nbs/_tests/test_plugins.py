@@ -1,7 +1,6 @@
 """A stage from another package: found by its entry point, run, reused, and run again when its code changes."""
 import importlib
 import sys
-from importlib.metadata import EntryPoint
 
 from mlpipe.pipeline import stage as stages
 from mlpipe.pipeline.runner import PipelineRunner
@@ -18,23 +17,15 @@ def tops(task):
 '''
 
 
-def test_a_plugin_stage(small, monkeypatch, tmp_path):
-    package = tmp_path / "site" / "their_stages"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text(SOURCE.replace("{n}", "5"))
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    monkeypatch.setattr(stages, "entry_points", lambda group: [EntryPoint("tops", "their_stages", group)] if group == "mlpipe.stages" else [])
-    monkeypatch.setattr(stages, "STAGES", dict(stages.STAGES))
-    monkeypatch.setattr("mlpipe.pipeline.cache.STARTED", 2**63)      # stands for the restarts that writing and editing code ask for
-    try:
-        run = lambda name: PipelineRunner(small(), run_id=name, stages={k: v for k, v in stages.load_stages().items() if k in ("ingest", "clean", "tops")}).run()
-        first = run("first")
-        assert {o.status for o in first.outcomes.values()} == {"ran"} and first.outcomes[TaskId("tops", "MES")].record["rows"] == 5
-        assert run("second").count("reused") == 3
-        for name in [m for m in sys.modules if m.startswith("their_stages")]: del sys.modules[name]
-        stages.STAGES.pop("tops")
-        (package / "__init__.py").write_text(SOURCE.replace("{n}", "11"))
-        importlib.invalidate_caches()
-        third = run("third")
-        assert third.outcomes[TaskId("tops", "MES")].record["rows"] == 11 and third.count("reused") == 2
-    finally: sys.modules.pop("their_stages", None)
+def test_a_plugin_stage(small, plugin):
+    file = plugin(stages, "STAGES", "mlpipe.stages", "tops", "their_stages", SOURCE.replace("{n}", "5"))
+    run = lambda name: PipelineRunner(small(), run_id=name, stages={k: v for k, v in stages.load_stages().items() if k in ("ingest", "clean", "tops")}).run()
+    first = run("first")
+    assert {o.status for o in first.outcomes.values()} == {"ran"} and first.outcomes[TaskId("tops", "MES")].record["rows"] == 5
+    assert run("second").count("reused") == 3
+    for name in [m for m in sys.modules if m.startswith("their_stages")]: del sys.modules[name]
+    stages.STAGES.pop("tops")
+    file.write_text(SOURCE.replace("{n}", "11"))
+    importlib.invalidate_caches()
+    third = run("third")
+    assert third.outcomes[TaskId("tops", "MES")].record["rows"] == 11 and third.count("reused") == 2
