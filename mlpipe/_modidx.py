@@ -3482,6 +3482,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mlpipe.search.surface.plot_surface': ( 'search/surface.html#plot_surface',
                                                                                'mlpipe/search/surface.py'),
                                        'mlpipe.search.surface.score': ('search/surface.html#score', 'mlpipe/search/surface.py'),
+                                       'mlpipe.search.surface.select': ('search/surface.html#select', 'mlpipe/search/surface.py'),
                                        'mlpipe.search.surface.surface_frame': ( 'search/surface.html#surface_frame',
                                                                                 'mlpipe/search/surface.py'),
                                        'mlpipe.search.surface.trade_side': ('search/surface.html#trade_side', 'mlpipe/search/surface.py'),

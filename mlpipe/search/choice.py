@@ -8,7 +8,7 @@ __all__ = ['ERRORS', 'neighbour_mean', 'is_spike', 'Choice', 'choose', 'Gain', '
            'BarrierSearch', 'last_bar_seen', 'searched_record', 'search_barriers']
 
 # %% ../../nbs/search/choice.ipynb #d40f0078
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Sequence
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..labels.events import decision_width
 from .genetic import Evolution, SurfaceScores, evolve
 from .pareto import knee, knee_row, pareto_front
 from ..primaries import side_of
-from .surface import Genome, Grid, Tables, cut, cut_surfaces, first_touch_tables, genome_net, measure, own_tables, trade_side
+from .surface import Genome, Grid, Tables, cut, cut_surfaces, first_touch_tables, genome_net, measure, own_tables, select, trade_side
 
 # %% ../../nbs/search/choice.ipynb #7c431b60
 def neighbour_mean(fitness: np.ndarray) -> np.ndarray:
@@ -112,16 +112,18 @@ class Looked(NamedTuple):
         """What `genome` earns more than the default barriers."""
         return gain(genome_net(self.tables, genome), genome_net(self.usual_tables, (0, 0, 0)), session)
 
+# %% ../../nbs/search/choice.ipynb #065390c4
 def looks(span: Span, stops: Sequence[int], default: BarrierParams, instrument: Instrument, labels: LabelSettings, search: SearchSettings) -> list[Looked]:
     """Measures every genome of the grid, and the default barriers, on the first `stop` bars of `span`, for each of `stops`: their tables are cut from those of the whole span.
     Raises ValueError for fewer bars than search.blocks."""
     if not len(stops): return []
-    made = []
-    for grid in (Grid.of(search), Grid.only(default)):
-        tables = search_tables(span, grid, instrument, labels, search, blocks=1)
+    grid, own, made = Grid.of(search), Grid.only(default), []
+    wide = search_tables(span, replace(grid, max_bars=np.union1d(grid.max_bars, own.max_bars)), instrument, labels, search, blocks=1)
+    on_grid = default.k_up in grid.k_up and default.k_down in grid.k_down
+    for tables in (select(wide, grid), select(wide, own) if on_grid else search_tables(span, own, instrument, labels, search, blocks=1)):
         cuts = [cut(tables, int(stop), search.blocks) for stop in stops]
         made.append(zip(cuts, cut_surfaces(tables, cuts, search)))
-    plain = lambda surface, column: surface[column].to_numpy().reshape(Grid.of(search).shape)
+    plain = lambda surface, column: surface[column].to_numpy().reshape(grid.shape)
     return [Looked(tables, surface, usual_tables, usual, choose(plain(surface, "fitness"), plain(surface, "feasible"), search.plateau))
             for (tables, surface), (usual_tables, usual) in zip(*made)]
 

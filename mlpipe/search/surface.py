@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Genome', 'NEVER', 'UNREACHED', 'TILE', 'UNIT', 'Grid', 'trade_side', 'block_starts', 'bars_held', 'Side', 'Tables',
            'check_tables', 'first_touch_tables', 'costs_in_ticks', 'genome_trades', 'genome_net', 'own_tables',
-           'Scratch', 'make_scratch', 'measure', 'piece_sums', 'grid_measures', 'measure_all', 'cut', 'cut_measures',
-           'violation', 'score', 'surface_frame', 'barrier_surface', 'cut_surfaces', 'plot_surface', 'plot_horizons']
+           'Scratch', 'make_scratch', 'measure', 'piece_sums', 'grid_measures', 'measure_all', 'cut', 'select',
+           'cut_measures', 'violation', 'score', 'surface_frame', 'barrier_surface', 'cut_surfaces', 'plot_surface',
+           'plot_horizons']
 
 # %% ../../nbs/search/surface.ipynb #fe4250c5
 from dataclasses import dataclass, replace
@@ -510,10 +511,21 @@ def cut(tables: Tables, stop: int, blocks: int) -> Tables:
     upper, lower = (Side(side.moment[:, :stop], side.price[:, :stop]) for side in (tables.upper, tables.lower))
     return replace(tables, entry=tables.entry[:stop], side=tables.side[:stop], upper=upper, lower=lower, held=held, late=tables.late[:, :stop], starts=starts)
 
-# %% ../../nbs/search/surface.ipynb #7e6e66af
+# %% ../../nbs/search/surface.ipynb #1a256856
+def select(tables: Tables, grid: Grid) -> Tables:
+    """The tables of `grid`, all of whose levels `tables` hold; widths that are neighbours there are views. Raises ValueError for another level."""
+    axes = [(getattr(tables.grid, axis), getattr(grid, axis)) for axis in ("k_up", "k_down", "max_bars")]
+    if missing := [level for have, want in axes for level in np.setdiff1d(want, have)]:
+        raise ValueError(f"levels to select must be in the tables, got {missing[0]:g}. Make tables that hold it.")
+    at = [np.searchsorted(have, want) for have, want in axes]
+    i, j, h = (slice(k[0], k[-1] + 1) if k[-1] - k[0] == len(k) - 1 else k for k in at)
+    upper, lower = (Side(side.moment[k], side.price[k]) for side, k in ((tables.upper, i), (tables.lower, j)))
+    return replace(tables, grid=grid, upper=upper, lower=lower, held=tables.held[h], late=tables.late[h])
+
+# %% ../../nbs/search/surface.ipynb #2183a736
 def cut_measures(tables: Tables, cuts: list[Tables], enough: float = np.inf) -> list[np.ndarray]:
     """`measure_all` of each of `cuts`, which `cut` made of `tables`."""
-    if not cuts: return []
+    if not cuts or tables.grid.size == 1: return [measure(c, (0, 0, 0), enough).reshape(1, 1, 1, 7) for c in cuts]
     reach, moments = int(tables.grid.max_bars.max()), (tables.upper.moment, tables.lower.moment)
     inner = [np.maximum(c.starts[:-1], c.starts[1:] - reach) for c in cuts]              # where the last rows of each block begin
     borders = np.unique(np.concatenate([*inner, *(c.starts[:-1] for c in cuts)]))
