@@ -3428,6 +3428,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mlpipe.search.surface.Scratch': ('search/surface.html#scratch', 'mlpipe/search/surface.py'),
                                        'mlpipe.search.surface.Side': ('search/surface.html#side', 'mlpipe/search/surface.py'),
                                        'mlpipe.search.surface.Tables': ('search/surface.html#tables', 'mlpipe/search/surface.py'),
+                                       'mlpipe.search.surface._bars_held': ('search/surface.html#_bars_held', 'mlpipe/search/surface.py'),
                                        'mlpipe.search.surface._climb': ('search/surface.html#_climb', 'mlpipe/search/surface.py'),
                                        'mlpipe.search.surface._corners': ('search/surface.html#_corners', 'mlpipe/search/surface.py'),
                                        'mlpipe.search.surface._cut_held': ('search/surface.html#_cut_held', 'mlpipe/search/surface.py'),

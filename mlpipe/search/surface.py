@@ -83,14 +83,21 @@ def bars_held(width: np.ndarray, flat: np.ndarray, wall: np.ndarray, at_open: bo
 
     width: float64 (n,) ATR; flat, wall: int64 (n,) from `trade_limits`; starts: from `block_starts`.
     """
-    n, rows = len(width), np.arange(len(width))
-    first = np.minimum(rows + 1, n - 1)
-    end, block_end = flat[first] if at_open else flat, np.repeat(starts[1:], np.diff(starts)) - 1
-    usable = (rows < n - 1) & (width > 0) & (width < np.inf) & (wall[first] == wall) & (first <= end)
-    last = rows + np.asarray(max_bars, np.int64)[:, None]
-    whole = (last <= n - 1) | (end < n - 1)
-    final = np.minimum(last, end)
-    return np.where(usable & whole & (final <= np.minimum(wall[first], block_end)), final - rows, 0).astype(np.int16)
+    out = np.zeros((len(max_bars), len(width)), np.int16)
+    _bars_held(width, flat, wall, at_open, np.asarray(max_bars, np.int64), starts, out)
+    return out
+
+@njit(cache=True, nogil=True)
+def _bars_held(width, flat, wall, at_open, max_bars, starts, out):
+    final_bar = len(width) - 1
+    for b in range(len(starts) - 1):
+        for t in range(starts[b], min(starts[b + 1], final_bar)):
+            first, end = t + 1, flat[t + 1 if at_open else t]
+            if not 0 < width[t] < np.inf or wall[first] != wall[t] or first > end: continue
+            stop = min(wall[first], starts[b + 1] - 1)
+            for h in range(len(max_bars)):
+                final = min(t + max_bars[h], end)
+                if final <= stop and (t + max_bars[h] <= final_bar or end < final_bar): out[h, t] = final - t
 
 # %% ../../nbs/search/surface.ipynb #20eab988
 NEVER = np.int32(2**31 - 1)     # no touch within the longest limit
