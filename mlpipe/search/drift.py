@@ -51,7 +51,8 @@ def expectancy(span: Span, barriers: BarrierParams, instrument: Instrument, labe
     """Mean net ticks per trade of `barriers` on `span`, and its standard error with each session as one observation."""
     return expectancies(span, [barriers], instrument, labels, search)[0]
 
-def fold_row(span: Span, looked: Looked, stop: int, after: int, default: BarrierParams, instrument: Instrument, labels: LabelSettings, search: SearchSettings, seed: int) -> dict[str, Any]:
+def fold_row(span: Span, looked: Looked, stop: int, after: int, default: BarrierParams, instrument: Instrument, labels: LabelSettings, search: SearchSettings,
+             seed: int) -> dict[str, Any]:
     """What a search of the first `stop` bars, `looked` at, proposes, and what that earns on bars [stop, after); NaN where there is no proposal, or no stretch."""
     grid, nothing = looked.tables.grid, Gain(np.nan, np.nan)
     genome: Genome | None = None if looked.choice is None else tuple(int(k) for k in np.unravel_index(looked.choice.chosen, grid.shape))
