@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'PRICES', 'atr', 'last_of_run', 'session_end', 'steps_of', 'price_at', 'barrier_prices', 'barrier_levels',
-           'first_touch', 'check_barriers', 'numbers_of', 'per_bar', 'checked_prices', 'stamps_of', 'minute_arrays',
-           'triple_barrier', 'by_position', 'trade_limits', 'draw_trade', 'plot_trade', 'plot_cases', 'plot_labels']
+           'barrier_ladders', 'first_touch', 'check_barriers', 'numbers_of', 'per_bar', 'checked_prices', 'stamps_of',
+           'minute_arrays', 'triple_barrier', 'by_position', 'trade_limits', 'draw_trade', 'plot_trade', 'plot_cases',
+           'plot_labels']
 
 # %% ../../nbs/labels/barriers.ipynb #c7694ea7
 from typing import Any, Literal
@@ -88,6 +89,20 @@ def barrier_levels(entry, reach_up, reach_down, tick):
     """`barrier_prices` of every row: (upper, lower), float64 (n,) each, from arrays of entries and widths."""
     upper, lower, steps = np.empty(len(entry)), np.empty(len(entry)), steps_of(tick)
     for t in range(len(entry)): upper[t], lower[t] = barrier_prices(entry[t], reach_up[t], reach_down[t], tick, steps)
+    return upper, lower
+
+@njit(cache=True, nogil=True)
+def _ladders(entry, width, k_up, k_down, tick, upper, lower):
+    steps = steps_of(tick)
+    for i in range(len(k_up)):
+        for t in range(len(entry)): upper[i, t] = barrier_prices(entry[t], k_up[i] * width[t], 0.0, tick, steps)[0]
+    for j in range(len(k_down)):
+        for t in range(len(entry)): lower[j, t] = barrier_prices(entry[t], 0.0, k_down[j] * width[t], tick, steps)[1]
+
+def barrier_ladders(entry: np.ndarray, width: np.ndarray, k_up: np.ndarray, k_down: np.ndarray, tick: float) -> tuple[np.ndarray, np.ndarray]:
+    """`barrier_prices` of every row at every width in ATR: upper (k_up, n), lower (k_down, n), float64. entry, width: float64 (n,), price and ATR."""
+    upper, lower = np.empty((len(k_up), len(entry))), np.empty((len(k_down), len(entry)))      # numpy asks for huge pages, a kernel does not
+    _ladders(entry, width, k_up, k_down, tick, upper, lower)
     return upper, lower
 
 # %% ../../nbs/labels/barriers.ipynb #a74395eb

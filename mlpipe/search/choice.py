@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['ERRORS', 'neighbour_mean', 'is_spike', 'Choice', 'choose', 'Gain', 'influence', 'session_numbers', 'gain', 'Span',
-           'search_tables', 'Looked', 'look_at', 'Verdict', 'verdict', 'known', 'genome_record', 'BarrierSearch',
-           'last_bar_seen', 'searched_record', 'search_barriers']
+           'search_tables', 'Looked', 'looks', 'look_at', 'Verdict', 'verdict', 'known', 'genome_record',
+           'BarrierSearch', 'last_bar_seen', 'searched_record', 'search_barriers']
 
 # %% ../../nbs/search/choice.ipynb #d40f0078
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from ..labels.events import decision_width
 from .genetic import Evolution, SurfaceScores, evolve
 from .pareto import knee, knee_row, pareto_front
 from ..primaries import side_of
-from .surface import Genome, Grid, Tables, barrier_surface, first_touch_tables, genome_trades, measure, own_tables, trade_side
+from .surface import Genome, Grid, Tables, cut, cut_surfaces, first_touch_tables, genome_net, measure, own_tables, select, trade_side
 
 # %% ../../nbs/search/choice.ipynb #7c431b60
 def neighbour_mean(fitness: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ class Gain(NamedTuple):
         return bool(self.ticks > ERRORS * self.error)
 
 def influence(trades: pd.DataFrame, session: np.ndarray) -> tuple[float, np.ndarray]:
-    """(mean net ticks, each session's part of its error): float64 (sessions,). trades: of `genome_trades`; session: int (n,), numbered from 0."""
+    """(mean net ticks, each session's part of its error): float64 (sessions,). trades: of `genome_net`; session: int (n,), numbered from 0."""
     net, at = trades["net_ticks"].to_numpy(), session[trades["row"]]
     mean = net.mean() if len(net) else np.nan
     return mean, np.bincount(at, net - mean, session.max(initial=0) + 1) / max(len(net), 1)
@@ -90,12 +90,12 @@ class Span:
     rows: np.ndarray | None = None
     minutes: pd.DataFrame | None = None
 
-def search_tables(span: Span, grid: Grid, instrument: Instrument, labels: LabelSettings, search: SearchSettings) -> Tables:
-    """Tables of `grid` under the settings: ATR, events, side (a primary's, in its own frame, where there is one), blocks, entry, session cut, neutral zone."""
+def search_tables(span: Span, grid: Grid, instrument: Instrument, labels: LabelSettings, search: SearchSettings, blocks: int | None = None) -> Tables:
+    """Tables of `grid` under the settings: ATR, events, side (a primary's, in its own frame, where there is one), entry, session cut, neutral zone, and blocks, where no number is given."""
     width, primary = decision_width(span.bars, labels), side_of(span.bars, labels)
     if span.rows is not None: width = np.where(span.rows, width, np.nan)
     cost = instrument.cost_ticks * instrument.tick if labels.neutral == "cost" else None
-    rules = (search.blocks, labels.entry, labels.flat_by_close, span.minutes, cost)
+    rules = (blocks or search.blocks, labels.entry, labels.flat_by_close, span.minutes, cost)
     if primary is not None: return own_tables(span.bars, width, grid, instrument, primary, *rules)
     side = trade_side(span.bars, search.side, labels.horizons.get(instrument.symbol, labels.horizon))
     return first_touch_tables(span.bars, width, grid, instrument, side, *rules)
@@ -110,15 +110,26 @@ class Looked(NamedTuple):
 
     def gain(self, genome: Genome, session: np.ndarray) -> Gain:
         """What `genome` earns more than the default barriers."""
-        return gain(genome_trades(self.tables, genome), genome_trades(self.usual_tables, (0, 0, 0)), session)
+        return gain(genome_net(self.tables, genome), genome_net(self.usual_tables, (0, 0, 0)), session)
+
+# %% ../../nbs/search/choice.ipynb #065390c4
+def looks(span: Span, stops: Sequence[int], default: BarrierParams, instrument: Instrument, labels: LabelSettings, search: SearchSettings) -> list[Looked]:
+    """Measures every genome of the grid, and the default barriers, on the first `stop` bars of `span`, for each of `stops`: their tables are cut from those of the whole span.
+    Raises ValueError for fewer bars than search.blocks."""
+    if not len(stops): return []
+    grid, own, made = Grid.of(search), Grid.only(default), []
+    wide = search_tables(span, replace(grid, max_bars=np.union1d(grid.max_bars, own.max_bars)), instrument, labels, search, blocks=1)
+    on_grid = default.k_up in grid.k_up and default.k_down in grid.k_down
+    for tables in (select(wide, grid), select(wide, own) if on_grid else search_tables(span, own, instrument, labels, search, blocks=1)):
+        cuts = [cut(tables, int(stop), search.blocks) for stop in stops]
+        made.append(zip(cuts, cut_surfaces(tables, cuts, search)))
+    plain = lambda surface, column: surface[column].to_numpy().reshape(grid.shape)
+    return [Looked(tables, surface, usual_tables, usual, choose(plain(surface, "fitness"), plain(surface, "feasible"), search.plateau))
+            for (tables, surface), (usual_tables, usual) in zip(*made)]
 
 def look_at(span: Span, default: BarrierParams, instrument: Instrument, labels: LabelSettings, search: SearchSettings) -> Looked:
-    """Measures every genome of the grid, and the default barriers, on `span`. Raises ValueError for fewer bars than search.blocks."""
-    grid = Grid.of(search)
-    tables, usual = (search_tables(span, g, instrument, labels, search) for g in (grid, Grid.only(default)))
-    surface = barrier_surface(tables, search)
-    choice = choose(*(surface[c].to_numpy().reshape(grid.shape) for c in ("fitness", "feasible")), search.plateau)
-    return Looked(tables, surface, usual, barrier_surface(usual, search), choice)
+    """`looks` at the whole span alone."""
+    return looks(span, [len(span.bars)], default, instrument, labels, search)[0]
 
 # %% ../../nbs/search/choice.ipynb #e16958ac
 class Verdict(NamedTuple):
@@ -177,12 +188,14 @@ def searched_record(looked: Looked, candidate: Genome | None, found: Evolution, 
             "grid_size": grid.size, "default": usual, "candidate": proposed, "grid_best": row(choice and at(choice.optimum)),
             "ga_best": row(found.best if found.score[0] == 0 else None), "plateau": choice is not None and choice.plateau}
 
-def search_barriers(span: Span, default: BarrierParams, instrument: Instrument, labels: LabelSettings, search: SearchSettings, seed: int) -> BarrierSearch:
+def search_barriers(span: Span, default: BarrierParams, instrument: Instrument, labels: LabelSettings, search: SearchSettings, seed: int,
+                    looked: Looked | None = None) -> BarrierSearch:
     """Searches the barriers on `span`, the training span alone, net of the instrument's costs.
 
-    search.method "fitness" proposes the grid's optimum (or its plateau), "nsga2" the knee of the Pareto front. Raises ValueError for fewer bars than search.blocks.
+    search.method "fitness" proposes the grid's optimum (or its plateau), "nsga2" the knee of the Pareto front. looked: of `look_at`, where it has been looked at.
+    Raises ValueError for fewer bars than search.blocks.
     """
-    looked = look_at(span, default, instrument, labels, search)
+    looked = looked or look_at(span, default, instrument, labels, search)
     grid, front = looked.tables.grid, None
     found = evolve(SurfaceScores(looked.surface, grid.shape), grid.shape, search, seed)
     candidate = None if looked.choice is None else tuple(int(k) for k in np.unravel_index(looked.choice.chosen, grid.shape))

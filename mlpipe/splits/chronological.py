@@ -108,17 +108,17 @@ def chronological_split(labels: pd.DataFrame, bars: pd.DataFrame, limits: Bounda
                          "Split labels and bars of one run.")
     block = limits.block_of(labels["datetime"])
     invalid = (labels["label"].eq(-99) | labels["horizon_end"].isna()).to_numpy()
-    out = np.array(["train", "val", "test"], dtype=object)[block]
+    out, (purged, waits, void) = block.astype(np.int8), (SPLITS.index(word) for word in ("purged", "embargo", "invalid"))
     for k, (start_ns, start_bar) in enumerate(((limits.val_start, limits.train_bars), (limits.test_start, limits.train_bars + limits.val_bars))):
-        out[(block == k) & crosses_border(labels, position, start_ns, start_bar, purge_bars)] = "purged"
-        kept = (block == k) & (out == ("train", "val")[k]) & ~invalid
+        out[(block == k) & crosses_border(labels, position, start_ns, start_bar, purge_bars)] = purged
+        kept = (out == k) & ~invalid
         if not kept.any(): continue
         last_end = as_int64(labels["horizon_end"][kept], "horizon_end").max()
         first_free = np.searchsorted(opens, last_end) + embargo        # first bar that opens after the block's last end, plus the wait
-        out[(out == ("val", "test")[k]) & (position < first_free)] = "embargo"
-    if test_from: out[(out == "test") & (times < pd.DatetimeIndex([test_from], tz="UTC").as_unit("ns").asi8[0])] = "embargo"
-    out[invalid] = "invalid"
-    return pd.Series(out, index=labels.index, name="split", dtype="str")
+        out[(out == k + 1) & (position < first_free)] = waits
+    if test_from: out[(out == 2) & (times < pd.DatetimeIndex([test_from], tz="UTC").as_unit("ns").asi8[0])] = waits
+    out[invalid] = void
+    return pd.Series(pd.array(SPLITS, dtype="str").take(out), index=labels.index, name="split")
 
 # %% ../../nbs/splits/chronological.ipynb #4145d8af
 MIN_TARGETS = {"train": 100, "val": 30, "test": 30}

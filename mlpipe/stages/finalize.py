@@ -14,7 +14,7 @@ from ..labels.weights import LabelWeights, equal_labels, plot_weights, weights_t
 from ..pipeline.stage import StageResult, Task, register_stage
 from ..primaries import primary_record
 from ..splits.chronological import boundaries
-from .label import before_test, label_bars, label_summary, round_trip, test_start
+from .label import MINUTES, before_test, label_bars, label_summary, round_trip, test_start
 
 # %% ../../nbs/stages/finalize.ipynb #2fe885e7
 def training_rows(bars: pd.DataFrame, record: pd.DataFrame, featured: pd.Series, splits: object) -> np.ndarray:
@@ -37,15 +37,16 @@ def chosen_barriers(task: Task) -> BarrierParams:
                 settings=("labels", "weights", "splits", "backtest.commission", "backtest.slippage_ticks"), libs=("numba",))
 def finalize(task: Task) -> StageResult:
     """Bars and chosen barriers in; final labels with quality and weights out."""
-    bars, minutes, settings, barriers = task.read("clean", "bars.parquet"), task.read("clean", "minutes.parquet"), task.settings, chosen_barriers(task)
+    bars, settings, barriers = task.read("clean", "bars.parquet"), task.settings, chosen_barriers(task)
+    minutes = pd.read_parquet(task.path("clean", "minutes.parquet"), columns=list(MINUTES))
     cost = round_trip(task.instrument, settings.backtest.commission, settings.backtest.slippage_ticks)
     record = label_bars(bars, minutes, barriers, task.instrument, settings.labels.whole(), cost)
     train = training_rows(bars, record, pd.read_parquet(task.path("features", "features.parquet"), columns=["datetime"])["datetime"], settings.splits.whole())
     if not train.any():
         raise ValueError(f"training labels must be at least one, got none of {len(bars)} bars ({task.symbol}, stage finalize). "
                          "Give more bars: features need a warm-up, labels a horizon.")
-    fitted = LabelWeights(settings.weights.whole(), settings.weights.within_class).fit(bars, record, train, barriers.max_bars)
-    final = pd.concat([record, fitted.transform(bars, record, train)], axis=1)
+    fitted = LabelWeights(settings.weights.whole(), settings.weights.within_class)
+    final = pd.concat([record, fitted.fit_transform(bars, record, train, barriers.max_bars)], axis=1)
     until, learned = test_start(bars, settings.splits.whole()), weights_to_json(fitted)
     summary = {**label_summary(record, barriers, until), "equal_labels": equal_labels(final["weight"].to_numpy()[train]), "default_shares": task.read("label", "summary.json")["shares"], "training": int(train.sum()),
                "effective": learned["effective"], "effective_by_class": learned["effective_by_class"], "barriers_from": "optimize" if task.has("optimize") else "default",
@@ -53,6 +54,6 @@ def finalize(task: Task) -> StageResult:
     task.write("labels.parquet", final)
     task.write("weights.json", learned)
     task.write("summary.json", summary)
-    shown = before_test(final, until)
+    shown = before_test(final, until, ("label", "side", "weight"))
     task.figure("weights.png", plot_weights(shown, shown))
     return StageResult(rows=summary["valid"], metrics={"effective": round(learned["effective"], 1), **{f"share_{k}": round(v, 4) for k, v in summary["shares"].items()}})

@@ -11,23 +11,29 @@ import pandas as pd
 
 from ..pipeline.stage import StageResult, Task, register_stage
 from ..splits.chronological import SPLITS, boundaries, chronological_split, embargo_bars, plot_splits, require_targets
+from ..splits.intervals import as_int64
 from ..validation.nullmarket import permute_labels
 
 # %% ../../nbs/stages/split.ipynb #6f8b6d13
 def labels_of(datetime: pd.Series, labels: pd.DataFrame, symbol: str) -> pd.DataFrame:
-    """The label record of the rows `datetime`, in their order. Raises ValueError for a row without one."""
-    record = datetime.to_frame("datetime").merge(labels, on="datetime", how="left", validate="one_to_one", indicator="found")
-    absent = record.pop("found").ne("both").to_numpy()
+    """The label record of the rows `datetime`, both in time order and each moment once. Raises ValueError for a row without one."""
+    wanted, known = as_int64(datetime, "datetime"), as_int64(labels["datetime"], "datetime")
+    for name, times in (("feature rows", wanted), ("label records", known)):
+        if (back := np.flatnonzero(times[1:] <= times[:-1])).size:
+            raise ValueError(f"{name} must be in time order, each moment once, got row {back[0] + 1} at or before the one above ({symbol}, stage split). Run features and finalize again.")
+    at = np.searchsorted(known, wanted)
+    absent = np.append(known, -1)[at] != wanted
     if absent.any():
         raise ValueError(f"feature rows must have a label record, got none for {datetime.iloc[absent.argmax()]} "
                          f"(row {absent.argmax()}; {symbol}, stage split). Features and labels come from different bars: run both again.")
-    return record
+    as_one = len(at) and at[-1] - at[0] == len(at) - 1             # features leave out a warm-up, and seldom more: then nothing is copied
+    return labels.iloc[slice(at[0], at[-1] + 1) if as_one else at].reset_index(drop=True)
 
 # %% ../../nbs/stages/split.ipynb #647f6059
 def label_shares(record: pd.DataFrame, split: pd.Series) -> dict[str, dict[str, float]]:
     """Share of each label (down, flat, up) among the rows of train and val; those of test are nobody's business before evaluate."""
-    names = {-1: "down", 0: "flat", 1: "up"}
-    return {block: {name: float((record["label"][split == block] == k).mean()) for k, name in names.items()} for block in ("train", "val")}
+    names, labels = {-1: "down", 0: "flat", 1: "up"}, {block: record["label"][(split == block).to_numpy()] for block in ("train", "val")}
+    return {block: {name: float((label == k).mean()) for k, name in names.items()} for block, label in labels.items()}
 
 # %% ../../nbs/stages/split.ipynb #942f3bc0
 def session_rows(bars: pd.DataFrame) -> int:
@@ -38,7 +44,7 @@ def session_rows(bars: pd.DataFrame) -> int:
 @register_stage("split", after=("clean", "features", "finalize"), per="symbol", settings=("splits", "null"), libs=("numpy", "pandas"))
 def split(task: Task) -> StageResult:
     """In: bars, feature rows, final labels. Out: rows.parquet, targets of each block, boundaries.json, splits.png."""
-    bars = task.read("clean", "bars.parquet")
+    bars = pd.read_parquet(task.path("clean", "bars.parquet"), columns=["datetime", "ts_close", "session"])
     record = labels_of(pd.read_parquet(task.path("features", "features.parquet"), columns=["datetime"])["datetime"], task.read("finalize", "labels.parquet"), task.symbol)
     splits = task.settings.splits
     limits = boundaries(bars, splits)
@@ -47,8 +53,8 @@ def split(task: Task) -> StageResult:
     require_targets(words, task.symbol)
     if task.settings.null.permute is not None: record = permute_labels(record, words, session_rows(bars), task.settings.null.permute)
     task.write("rows.parquet", pd.DataFrame({"datetime": record["datetime"], "split": words}))
-    for block in ("train", "val", "test"): task.write(f"targets_{block}.parquet", record[words == block].reset_index(drop=True))
-    counts = {name: int((words == name).sum()) for name in SPLITS}
+    for block in ("train", "val", "test"): task.write(f"targets_{block}.parquet", record[(words == block).to_numpy()].reset_index(drop=True))
+    counts = {name: int(words.eq(name).sum()) for name in SPLITS}
     task.write("boundaries.json", {**limits.to_json(), "embargo_bars": wait, "rows": counts, "label_shares": label_shares(record, words)})
     task.figure("splits.png", plot_splits(record["datetime"], words))
     return StageResult(rows=len(record), metrics={f"rows_{name}": n for name, n in counts.items()})
