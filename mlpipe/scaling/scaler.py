@@ -29,8 +29,9 @@ def numbers_in(frame: pd.DataFrame, name: str) -> np.ndarray:
 
 def require_columns(frame: pd.DataFrame, names: list[str]) -> None:
     """Raises ValueError for a frame without one of `names`, or with a column that is neither on the list nor a row key."""
-    allowed = {*names, *KEYS}
-    missing, extra = [n for n in names if n not in frame], [c for c in frame if c not in allowed]
+    allowed, held = {*names, *KEYS}, frame.columns.tolist()
+    have = set(held)
+    missing, extra = [n for n in names if n not in have], [c for c in held if c not in allowed]
     if missing:
         raise ValueError(f"features must be those of the catalogue, got a frame without {', '.join(missing[:3])}. Build the frame with the same features.")
     if extra:
