@@ -3309,6 +3309,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlpipe.scaling.core.ScalerConfig.scaler_for': ( 'scaling/core.html#scalerconfig.scaler_for',
                                                                                       'mlpipe/scaling/core.py'),
                                      'mlpipe.scaling.core.ScalerType': ('scaling/core.html#scalertype', 'mlpipe/scaling/core.py'),
+                                     'mlpipe.scaling.core._fit_places': ('scaling/core.html#_fit_places', 'mlpipe/scaling/core.py'),
                                      'mlpipe.scaling.core._scale_columns': ('scaling/core.html#_scale_columns', 'mlpipe/scaling/core.py'),
                                      'mlpipe.scaling.core._select': ('scaling/core.html#_select', 'mlpipe/scaling/core.py'),
                                      'mlpipe.scaling.core._sort_bits': ('scaling/core.html#_sort_bits', 'mlpipe/scaling/core.py'),

@@ -104,6 +104,7 @@ def _open_buckets(train, starts, later, later_starts, some, some_later, ends):
         k, a, b = k + 1, a + last_i - i, b + last_j - j
     return most, gap, k, a, b
 
+# %% ../../nbs/scaling/convenience.ipynb #d21f7a05
 @njit(cache=True, nogil=True)
 def _gap_within(some, some_later, ends, n, m, most, gap):
     """The largest gap, with a walk through the copied buckets, sorted, value by value."""

@@ -10,6 +10,7 @@ __all__ = ['BUCKETS', 'IQR_OF_NORMAL', 'N_QUANTILES', 'RANK_BOUND', 'ScalerType'
 
 # %% ../../nbs/scaling/core.ipynb #91884877
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -126,6 +127,7 @@ def fill_buckets(bits, starts, out):
         place[starts[b]] = key
         starts[b] += 1
 
+# %% ../../nbs/scaling/core.ipynb #b0c4e706
 @njit(cache=True, nogil=True)
 def _select(x, k, low, high):
     """The value at position k of x once x[low:high + 1] is sorted, which is put in its place: nothing larger before it, nothing smaller behind (Hoare 1961)."""
@@ -190,24 +192,27 @@ def sorted_quantile(x: np.ndarray, q: np.ndarray | tuple[float, ...]) -> np.ndar
     below, above, part = quantile_places(len(x), q)
     return x[below] + (x[above] - x[below]) * part
 
+@lru_cache(maxsize=8)
+def _fit_places(n: int, winsor: float) -> tuple[np.ndarray, list[float]]:
+    """Positions of the ends of n sorted values and of those beside the quantiles that a fit needs, first all below, and how far between each quantile lies."""
+    below, above, part = quantile_places(n, (winsor, 1 - winsor, 0.25, 0.5, 0.75))
+    return np.concatenate([[0, n - 1], below, above]), part.tolist()
+
 def fit_column(x: np.ndarray, kind: ScalerType, winsor: float) -> dict[str, Any]:
     """Fitted state of one column x (n,), float64 or float32, finite and not constant: plain numbers, ready for JSON."""
     if kind is ScalerType.none: return {"scaler": kind.value}
-    if kind in (ScalerType.standard, ScalerType.quantile): x = sorted_values(x)                # all of it is needed, in order
-    below, above, part = quantile_places(len(x), (winsor, 1 - winsor, 0.25, 0.5, 0.75))
-    at = np.concatenate([[0, len(x) - 1], below, above])
-    held = (x[at] if kind in (ScalerType.standard, ScalerType.quantile) else order_statistics(x, at)).astype(np.float64)
-    (first, last), under, over = held[:2].tolist(), held[2:7], held[7:]
-    low, high = (under + (over - under) * part)[:2].tolist()
+    whole = kind in (ScalerType.standard, ScalerType.quantile)            # all of it is needed, in order
+    if whole: x = sorted_values(x)
+    at, part = _fit_places(len(x), winsor)
+    first, last, *held = (x[at] if whole else order_statistics(x, at)).tolist()
+    def quantiles(held: list[float]) -> list[float]: return [a + (b - a) * p for a, b, p in zip(held[:5], held[5:], part)]
+    low, high = quantiles(held)[:2]
     if not high > low: low, high = first, last                            # all but a few values equal: those few are its information
     state = {"scaler": kind.value, "low": low, "high": high}
     if kind is ScalerType.minmax: return {**state, "centre": low, "scale": high - low, "statistic": "range"}
-    if kind is ScalerType.robust:
-        under, over = np.clip(under, low, high), np.clip(over, low, high)
-        quarter, middle, three = (under + (over - under) * part)[2:].tolist()
-        if three > quarter: return {**state, "centre": middle, "scale": (three - quarter) / IQR_OF_NORMAL, "statistic": "iqr"}
-    if kind is ScalerType.robust: x = sorted_values(x)                    # so that its sums do not depend on the order of rows
-    x = x.astype(np.float64).clip(low, high)
+    _, _, quarter, middle, three = quantiles([min(max(v, low), high) for v in held])
+    if kind is ScalerType.robust and three > quarter: return {**state, "centre": middle, "scale": (three - quarter) / IQR_OF_NORMAL, "statistic": "iqr"}
+    x = (x if whole else sorted_values(x)).astype(np.float64).clip(low, high)         # in order, so that sums do not depend on the order of rows
     if kind is ScalerType.quantile: return {**state, "quantiles": sorted_quantile(x, np.linspace(0, 1, N_QUANTILES)).tolist()}
     return {**state, "centre": float(x.mean()) if kind is ScalerType.standard else middle, "scale": float(x.std()), "statistic": "std"}
 

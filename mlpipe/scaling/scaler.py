@@ -50,9 +50,9 @@ ROWS = 8192      # rows that are scaled together: no second copy of a frame
 
 def side_by_side(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """The columns `names` of a frame, in that order; not a copy where they stand so already."""
-    if not frame.columns.is_unique: return frame[names]
-    at = frame.columns.get_indexer(names)
-    return frame.iloc[:, at[0]:at[0] + len(names)] if at[0] >= 0 and (np.diff(at) == 1).all() else frame[names]
+    held = frame.columns.tolist()
+    first = held.index(names[0]) if names and names[0] in held else 0
+    return frame.iloc[:, first:first + len(names)] if held[first:first + len(names)] == names and frame.columns.is_unique else frame[names]
 
 def rows_where(frame: pd.DataFrame, where: np.ndarray) -> pd.DataFrame:
     """The rows of a frame for which `where` (bool (n,)) holds; not a copy where they follow each other."""
@@ -70,7 +70,7 @@ def plain_numbers(part: pd.DataFrame, n: int) -> bool:
 def columns_of(frame: pd.DataFrame, names: list[str]) -> list[np.ndarray]:
     """Each column of `names`, as `numbers_in` gives it; views of one block where they stand in one."""
     part = side_by_side(frame, names)
-    if part.shape[1] == len(names) and is_narrow(part): return list(part.to_numpy().T)
+    if part.shape[1] == len(names) and set(part.dtypes) in ({np.dtype(np.float32)}, {np.dtype(np.float64)}): return list(part.to_numpy().T)
     return [numbers_in(frame, name) for name in names]
 
 # %% ../../nbs/scaling/scaler.ipynb #10fcd0d3

@@ -110,7 +110,7 @@ def check_features(features: pd.DataFrame, is_train: np.ndarray, most: float = 0
     columns, rows = columns_of(features, names), np.flatnonzero(is_train)
     holes = np.array([hole_count(x) for x in columns])
     constant = [n for n, x in zip(names, columns) if is_constant(x, rows)]
-    thin = np.stack([x[rows[:: max(len(rows) // ALIKE_ROWS, 1)]] for x in columns], axis=1, dtype=np.float64)
+    thin = np.stack([x[rows[:: max(len(rows) // ALIKE_ROWS, 1)]] for x in columns], dtype=np.float64).T
     whole = np.isfinite(thin).all(axis=1)
     pair, which = most_alike(thin if whole.all() else thin[whole], names)
     return [judge("missing feature values", int(holes.sum()), 0, "Drop warm-up rows; never fill them.", ", ".join(np.array(names)[holes > 0][:3])),
@@ -146,11 +146,7 @@ def check_allow_list(frames: dict[str, pd.DataFrame], names: list[str]) -> Check
     found = sorted(wrong) + [f"order of {b}" for b in order] + [f"{n} (catalogue)" for n in outcomes]
     return judge("columns off the allow-list", len(found), 0, "Only registered features may be model inputs: drop the column.", ", ".join(found[:3]))
 
-# %% ../../nbs/validation/checks.ipynb #dc97ea4f
-SIDED = ("label", "ret", "touch_type")                               # say which barrier, and no more
-FIXED = {1: ("mfe", "mfe_long", "mae_short"), -1: ("mfe", "mae_long", "mfe_short"), 0: ("bars_to_hit",)}
-LEAST_ROWS = 30
-
+# %% ../../nbs/validation/checks.ipynb #c5a70001
 @njit(cache=True, nogil=True)
 def _shared_ranks(x, order, part, parts, out):
     """Fills `out` (k, n) with the ranks from 1 of each of x (k, n) among the rows of its own part, one of `parts`; 0 for rows of part -1. order: argsort of x along its rows."""
@@ -172,6 +168,7 @@ def _shared_ranks(x, order, part, parts, out):
                 for m in range(first, i): out[j, line[m]] = (first + i + 1) / 2 - starts[p]
                 first = i
 
+# %% ../../nbs/validation/checks.ipynb #c5a70002
 @njit(cache=True, nogil=True)
 def _argsort_bits(bits, out):
     """Fills `out` with the argsort, along its rows, of float32 values given as uint32 `bits` (k, n): eleven bits at a time, the last ones first. -0.0 counts as 0.0."""
@@ -193,6 +190,7 @@ def _argsort_bits(bits, out):
             line = goal
         out[j] = line
 
+# %% ../../nbs/validation/checks.ipynb #c5a70003
 @dataclass(frozen=True)
 class Sorted:
     """Columns x float32 or float64 (k, n), C order, and their argsort, made once for all ranks that are asked of them."""
@@ -217,6 +215,11 @@ class Sorted:
 def ranks(x: np.ndarray) -> np.ndarray:
     """Ranks from 1 of each column of x (n, k), ties shared: float64 (n, k)."""
     return Sorted.of(x).ranks().T
+
+# %% ../../nbs/validation/checks.ipynb #dc97ea4f
+SIDED = ("label", "ret", "touch_type")                               # say which barrier, and no more
+FIXED = {1: ("mfe", "mfe_long", "mae_short"), -1: ("mfe", "mae_long", "mfe_short"), 0: ("bars_to_hit",)}
+LEAST_ROWS = 30
 
 def separation(ranks: np.ndarray, up: np.ndarray) -> np.ndarray:
     """How far columns of given `ranks` (k, n) tell rows `up` (bool (n,)) from the others: |2 AUC - 1|, (k,). Rows of rank 0 are none of either."""
