@@ -3801,8 +3801,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mlpipe/validation/checks.py'),
                                           'mlpipe.validation.checks.hole_count': ( 'validation/checks.html#hole_count',
                                                                                    'mlpipe/validation/checks.py'),
-                                          'mlpipe.validation.checks.is_constant': ( 'validation/checks.html#is_constant',
-                                                                                    'mlpipe/validation/checks.py'),
                                           'mlpipe.validation.checks.judge': ('validation/checks.html#judge', 'mlpipe/validation/checks.py'),
                                           'mlpipe.validation.checks.most_alike': ( 'validation/checks.html#most_alike',
                                                                                    'mlpipe/validation/checks.py'),

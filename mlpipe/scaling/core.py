@@ -153,8 +153,9 @@ def pick_sorted(out, starts, at, picked):
 
 def in_buckets(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """x float32 (n,), bucket by bucket, and where each bucket starts: float32 (n,), int64 (BUCKETS + 1,)."""
-    out, starts = np.empty_like(x), np.empty(BUCKETS + 1, np.int64)
-    fill_buckets(x.view(np.uint32), starts, out)
+    bits, out, starts = x.view(np.uint32), np.empty(len(x), np.float32), np.empty(BUCKETS + 1, np.int64)
+    bits.flags.writeable = False                                          # one type, and one compilation, for a frame's columns and copies
+    fill_buckets(bits, starts, out)
     return out, starts
 
 def order_statistics(x: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALIKE_ROWS', 'MAX_WANDERING', 'OUTCOMES', 'TARGET_COLUMNS', 'SIDED', 'FIXED', 'LEAST_ROWS', 'Check', 'judge',
-           'run_checks', 'checks_table', 'check_bars', 'check_label_shares', 'most_alike', 'hole_count', 'is_constant',
+           'run_checks', 'checks_table', 'check_bars', 'check_label_shares', 'most_alike', 'hole_count',
            'check_features', 'unit_roots', 'check_stationarity', 'check_allow_list', 'Sorted', 'ranks', 'separation',
            'rank_likeness', 'check_outcome_copies', 'check_drift']
 
@@ -88,29 +88,18 @@ def most_alike(values: np.ndarray, names: list[str]) -> tuple[float, str]:
 
 ALIKE_ROWS = 10_000      # rows, evenly spread, on which features are compared with each other
 
-@njit(cache=True, nogil=True)
 def hole_count(x: np.ndarray) -> int:
-    """How many values of x float (n,) are missing or infinite."""
-    count = 0
-    for value in x: count += not np.isfinite(value)
-    return count
-
-@njit(cache=True, nogil=True)
-def is_constant(x: np.ndarray, rows: np.ndarray) -> bool:
-    """Whether x float (n,) has one value in the positions `rows`, missing ones aside; False where all are missing."""
-    first = np.nan
-    for row in rows:
-        if np.isnan(first): first = x[row]
-        elif x[row] != first and not np.isnan(x[row]): return False
-    return not np.isnan(first)
+    """How many values of x float (n,) are missing or infinite; its ends say whether there are any."""
+    return 0 if np.isfinite([x.min(), x.max()]).all() else int((~np.isfinite(x)).sum())
 
 def check_features(features: pd.DataFrame, is_train: np.ndarray, most: float = 0.999) -> list[Check]:
     """No value missing or infinite in any row; on the rows of `is_train` (bool (n,)) no constant column and no pair with |correlation| > `most`."""
     names = [c for c in features if c not in KEYS]
     columns, rows = columns_of(features, names), np.flatnonzero(is_train)
     holes = np.array([hole_count(x) for x in columns])
-    constant = [n for n, x in zip(names, columns) if is_constant(x, rows)]
     thin = np.stack([x[rows[:: max(len(rows) // ALIKE_ROWS, 1)]] for x in columns], dtype=np.float64).T
+    still = np.flatnonzero(~(np.fmin.reduce(thin, axis=0) < np.fmax.reduce(thin, axis=0)))              # a rare flag may be constant in a sample
+    constant = [names[j] for j in still if np.fmin.reduce(columns[j][rows]) == np.fmax.reduce(columns[j][rows])]
     whole = np.isfinite(thin).all(axis=1)
     pair, which = most_alike(thin if whole.all() else thin[whole], names)
     return [judge("missing feature values", int(holes.sum()), 0, "Drop warm-up rows; never fill them.", ", ".join(np.array(names)[holes > 0][:3])),

@@ -204,7 +204,7 @@ def moves_with_later(marked: pd.DataFrame, block: np.ndarray, fitted: np.ndarray
     return int(states[0] != states[1])
 
 # %% ../../nbs/validation/leakage.ipynb #f8dfaf25
-AT_ONCE = 16_384     # rows that are scaled and compared together: no second copy of a block
+AT_ONCE = 32_768     # rows that are scaled and compared together: no second copy of a block
 
 def makes(scaler: FeatureScaler, raw: pd.DataFrame, held: pd.DataFrame) -> bool:
     """Whether `scaler` makes `held` of the raw features, bit by bit, with the same columns, types and row keys."""
