@@ -23,7 +23,7 @@ def scale_rows(features: pd.DataFrame, rows: pd.DataFrame, limits: Boundaries, c
     """
     if not features["datetime"].reset_index(drop=True).equals(rows["datetime"].reset_index(drop=True)):
         raise ValueError(f"features must have the rows of the split, got {len(features)} and {len(rows)} rows or other times (stage scale). Run split again.")
-    marked = features.assign(split=rows["split"].to_numpy())
+    marked = features.assign(split=rows["split"].array)
     borders = np.searchsorted(limits.block_of(features["datetime"]), range(4))         # the blocks follow each other
     return scale_splits(*(marked.iloc[borders[k]:borders[k + 1]].reset_index(drop=True) for k in range(3)), catalogue, config, t1)
 
@@ -38,8 +38,7 @@ def scale(task: Task) -> StageResult:
     for name in ("train", "val", "test"):
         task.write(f"{task.symbol}_{task.settings.bars.minutes}m_{name}_scaled.parquet", getattr(scaled, name))
     task.write("scaler.json", scaler_to_json(scaled.scaler))
-    seen = scaled.train[scaled.train["split"] == "train"]
-    drift = drift_table(seen, {"val": scaled.val, "test": scaled.test})
+    drift = drift_table(scaled.train, {"val": scaled.val, "test": scaled.test}, (scaled.train["split"] == "train").to_numpy())
     task.write("drift.json", drift.to_dict("records"))
     return StageResult(rows=len(rows), metrics={
         "features": len(catalogue), "fitted_rows": scaled.scaler.n_rows_, "max_psi_val": float(drift.loc[drift["block"] == "val", "psi"].max())})

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ALIKE_ROWS', 'MAX_WANDERING', 'OUTCOMES', 'TARGET_COLUMNS', 'SIDED', 'FIXED', 'LEAST_ROWS', 'Check', 'judge',
-           'run_checks', 'checks_table', 'check_bars', 'check_label_shares', 'most_alike', 'check_features',
-           'unit_roots', 'check_stationarity', 'check_allow_list', 'ranks', 'separation', 'rank_likeness',
-           'check_outcome_copies', 'check_drift']
+           'run_checks', 'checks_table', 'check_bars', 'check_label_shares', 'most_alike', 'hole_count',
+           'check_features', 'unit_roots', 'check_stationarity', 'check_allow_list', 'Sorted', 'ranks', 'separation',
+           'rank_likeness', 'check_outcome_copies', 'check_drift']
 
 # %% ../../nbs/validation/checks.ipynb #09d22af4
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ import pandas as pd
 from numba import njit
 
 from ..features.fractional import adf_critical, adf_statistic
-from ..scaling.scaler import KEYS
+from ..scaling.scaler import KEYS, columns_of
 
 # %% ../../nbs/validation/checks.ipynb #66bbbb15
 @dataclass(frozen=True)
@@ -78,25 +78,31 @@ def check_label_shares(targets: dict[str, pd.DataFrame], least: float) -> list[C
 def most_alike(values: np.ndarray, names: list[str]) -> tuple[float, str]:
     """Largest |Pearson correlation| between two columns of values (n, k), and the pair as "a ~ b"; constant columns count as unlike."""
     if len(names) < 2 or len(values) < 2: return 0.0, ""
+    least = 1e-12 * np.maximum(values.max(axis=0), -values.min(axis=0)).clip(1e-300)
     centred = values - values.mean(axis=0)
-    norm = np.sqrt((centred ** 2).sum(axis=0))
-    unit = np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 1e-12 * np.abs(values).max(axis=0).clip(1e-300))
-    alike = np.triu(np.abs(unit.T @ unit), 1)
+    norm = np.sqrt(np.einsum("ij,ij->j", centred, centred))
+    centred *= np.divide(1, norm, out=np.zeros_like(norm), where=norm > least)
+    alike = np.triu(np.abs(centred.T @ centred), 1)
     i, j = np.unravel_index(alike.argmax(), alike.shape)
     return min(float(alike[i, j]), 1.0), f"{names[i]} ~ {names[j]}"
 
 ALIKE_ROWS = 10_000      # rows, evenly spread, on which features are compared with each other
 
+def hole_count(x: np.ndarray) -> int:
+    """How many values of x float (n,) are missing or infinite; its ends say whether there are any."""
+    return 0 if np.isfinite([x.min(), x.max()]).all() else int((~np.isfinite(x)).sum())
+
 def check_features(features: pd.DataFrame, is_train: np.ndarray, most: float = 0.999) -> list[Check]:
     """No value missing or infinite in any row; on the rows of `is_train` (bool (n,)) no constant column and no pair with |correlation| > `most`."""
     names = [c for c in features if c not in KEYS]
-    values = features[names].to_numpy()
-    holes = ~np.isfinite(values)
-    train = values[is_train]
-    constant = [n for n, s in zip(names, np.fmin.reduce(train, axis=0) == np.fmax.reduce(train, axis=0)) if s]
-    thin = train[:: max(len(train) // ALIKE_ROWS, 1)].astype(np.float64)
-    pair, which = most_alike(thin[np.isfinite(thin).all(axis=1)], names)
-    return [judge("missing feature values", int(holes.sum()), 0, "Drop warm-up rows; never fill them.", ", ".join(np.array(names)[holes.any(axis=0)][:3])),
+    columns, rows = columns_of(features, names), np.flatnonzero(is_train)
+    holes = np.array([hole_count(x) for x in columns])
+    thin = np.stack([x[rows[:: max(len(rows) // ALIKE_ROWS, 1)]] for x in columns], dtype=np.float64).T
+    still = np.flatnonzero(~(np.fmin.reduce(thin, axis=0) < np.fmax.reduce(thin, axis=0)))              # a rare flag may be constant in a sample
+    constant = [names[j] for j in still if np.fmin.reduce(columns[j][rows]) == np.fmax.reduce(columns[j][rows])]
+    whole = np.isfinite(thin).all(axis=1)
+    pair, which = most_alike(thin if whole.all() else thin[whole], names)
+    return [judge("missing feature values", int(holes.sum()), 0, "Drop warm-up rows; never fill them.", ", ".join(np.array(names)[holes > 0][:3])),
             judge("constant features", len(constant), 0, "Exclude them: features.exclude.", ", ".join(constant[:3])),
             judge("duplicate features", pair, most, "Exclude one of the pair: features.exclude.", which)]
 
@@ -106,7 +112,8 @@ MAX_WANDERING = 0.10     # share of features
 def unit_roots(features: pd.DataFrame, is_train: np.ndarray, most: int = 5000) -> list[str]:
     """Features that may be random walks: no unit root rejected at 5 % on the last `most` of the rows `is_train` (bool (n,)), which must follow each other."""
     rows = np.flatnonzero(is_train)[-most:]
-    columns = {c: features[c].to_numpy(np.float64)[rows] for c in features if c not in KEYS}
+    names = [c for c in features if c not in KEYS]
+    columns = {c: x[rows].astype(np.float64) for c, x in zip(names, columns_of(features, names))}
     return [c for c, x in columns.items() if len(x) > 50 and np.isfinite(x).all() and np.ptp(x) > 0 and not adf_statistic(x) < adf_critical(len(x) - 2)]
 
 def check_stationarity(features: pd.DataFrame, is_train: np.ndarray, most: int = 5000) -> Check:
@@ -128,38 +135,91 @@ def check_allow_list(frames: dict[str, pd.DataFrame], names: list[str]) -> Check
     found = sorted(wrong) + [f"order of {b}" for b in order] + [f"{n} (catalogue)" for n in outcomes]
     return judge("columns off the allow-list", len(found), 0, "Only registered features may be model inputs: drop the column.", ", ".join(found[:3]))
 
+# %% ../../nbs/validation/checks.ipynb #c5a70001
+@njit(cache=True, nogil=True)
+def _shared_ranks(x, order, part, parts, out):
+    """Fills `out` (k, n) with the ranks from 1 of each of x (k, n) among the rows of its own part, one of `parts`; 0 for rows of part -1. order: argsort of x along its rows."""
+    k, n = x.shape
+    starts, line = np.zeros(parts + 1, np.int64), np.empty(n, np.int64)
+    for p in part: starts[p + 1] += p >= 0
+    starts = starts.cumsum()
+    for j in range(k):
+        ends = starts.copy()
+        for row in order[j]:
+            out[j, row] = 0
+            if part[row] < 0: continue
+            line[ends[part[row]]] = row
+            ends[part[row]] += 1
+        for p in range(parts):
+            first = starts[p]
+            for i in range(starts[p] + 1, starts[p + 1] + 1):
+                if i < starts[p + 1] and x[j, line[i]] == x[j, line[first]]: continue
+                for m in range(first, i): out[j, line[m]] = (first + i + 1) / 2 - starts[p]
+                first = i
+
+# %% ../../nbs/validation/checks.ipynb #c5a70002
+@njit(cache=True, nogil=True)
+def _argsort_bits(bits, out):
+    """Fills `out` with the argsort, along its rows, of float32 values given as uint32 `bits` (k, n): eleven bits at a time, the last ones first. -0.0 counts as 0.0."""
+    k, n = bits.shape
+    top, low, keys, spare = np.uint32(0x80000000), np.uint32(2047), np.empty(n, np.uint32), np.empty(n, np.int64)
+    for j in range(k):
+        counts, line = np.zeros((3, 2048), np.int64), out[j]
+        for i in range(n):
+            key = np.uint32(0) if bits[j, i] == top else bits[j, i]
+            keys[i], line[i] = ~key if key & top else key | top, i
+            for p in range(3): counts[p, (keys[i] >> np.uint32(11 * p)) & low] += 1
+        for p in range(3):
+            place, shift, goal = 0, np.uint32(11 * p), spare if p % 2 == 0 else out[j]
+            for b in range(2048): place, counts[p, b] = place + counts[p, b], place
+            for row in line:
+                b = (keys[row] >> shift) & low
+                goal[counts[p, b]] = row
+                counts[p, b] += 1
+            line = goal
+        out[j] = line
+
+# %% ../../nbs/validation/checks.ipynb #c5a70003
+@dataclass(frozen=True)
+class Sorted:
+    """Columns x float32 or float64 (k, n), C order, and their argsort, made once for all ranks that are asked of them."""
+    x: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> "Sorted":
+        """The columns of x (n, k)."""
+        x = np.ascontiguousarray(np.asarray(x, np.float32 if x.dtype == np.float32 else np.float64).T)
+        if x.dtype == np.float64: return cls(x, np.argsort(x, axis=1))
+        order = np.empty(x.shape, np.int64)
+        _argsort_bits(x.view(np.uint32), order)
+        return cls(x, order)
+
+    def ranks(self, part: np.ndarray | None = None, parts: int = 1) -> np.ndarray:
+        """Ranks from 1 among the rows of one `part` (int (n,), 0 to parts - 1; -1: none, rank 0), by default of all; equal values share the mean of theirs: float64 (k, n)."""
+        out = np.empty(self.x.shape)
+        _shared_ranks(self.x, self.order, np.zeros(self.x.shape[1], np.int64) if part is None else part.astype(np.int64), parts, out)
+        return out
+
+def ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks from 1 of each column of x (n, k), ties shared: float64 (n, k)."""
+    return Sorted.of(x).ranks().T
+
 # %% ../../nbs/validation/checks.ipynb #dc97ea4f
 SIDED = ("label", "ret", "touch_type")                               # say which barrier, and no more
 FIXED = {1: ("mfe", "mfe_long", "mae_short"), -1: ("mfe", "mae_long", "mfe_short"), 0: ("bars_to_hit",)}
 LEAST_ROWS = 30
 
-@njit(cache=True, nogil=True)
-def _shared_ranks(x, order, out):
-    """Fills `out` (n, k) with ranks from 1 of each column of x; equal values share the mean of theirs. order: argsort of the columns."""
-    n, k = x.shape
-    for j in range(k):
-        first = 0
-        for i in range(1, n + 1):
-            if i < n and x[order[i, j], j] == x[order[first, j], j]: continue
-            for m in range(first, i): out[order[m, j], j] = (first + i + 1) / 2
-            first = i
+def separation(ranks: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """How far columns of given `ranks` (k, n) tell rows `up` (bool (n,)) from the others: |2 AUC - 1|, (k,). Rows of rank 0 are none of either."""
+    n_up, n = int(up.sum()), int((ranks[0] > 0).sum())
+    return np.abs(2 * (ranks @ up.astype(np.float64) - n_up * (n_up + 1) / 2) / (n_up * (n - n_up)) - 1)
 
-def ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks from 1 of each column of x (n, k), ties shared: float64 (n, k)."""
-    x = np.ascontiguousarray(x, np.float64)
-    out = np.empty(x.shape)
-    _shared_ranks(x, np.argsort(x, axis=0), out)
-    return out
-
-def separation(x: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """How far each column of x (n, k) tells rows `up` (bool (n,)) from the others: |2 AUC - 1|, (k,)."""
-    n_up, n_down = int(up.sum()), int((~up).sum())
-    return np.abs(2 * (ranks(x)[up].sum(axis=0) - n_up * (n_up + 1) / 2) / (n_up * n_down) - 1)
-
-def rank_likeness(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|rank correlation| of each column of x (n, k) with each of y (n, m): (k, m); 0 where one is constant."""
-    unit = [(r - r.mean(axis=0)) / np.maximum(np.sqrt(((r - r.mean(axis=0)) ** 2).sum(axis=0)), 1e-12) for r in (ranks(x), ranks(y))]
-    return np.abs(unit[0].T @ unit[1])
+def rank_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|rank correlation| of columns of ranks a (k, n) with those of ranks b (m, n): (k, m); 0 where one is constant. Every sum is of halves and quarters, and exact."""
+    a, b = (r - r.mean(axis=1, keepdims=True) for r in (a, b))
+    scale = np.sqrt(np.outer((a * a).sum(axis=1), (b * b).sum(axis=1)))
+    return np.abs(np.divide(a @ b.T, scale, out=np.zeros(scale.shape), where=scale > 0))
 
 # %% ../../nbs/validation/checks.ipynb #59a42906
 def check_outcome_copies(features: pd.DataFrame, targets: pd.DataFrame, most: float = 0.95, sides: bool = True) -> Check:
@@ -167,18 +227,20 @@ def check_outcome_copies(features: pd.DataFrame, targets: pd.DataFrame, most: fl
 
     The value is the largest `separation` or `rank_likeness`; what the barrier fixes (`FIXED`) is left out, and sides with fewer than `LEAST_ROWS` rows are.
     """
-    label, x, found = targets["label"].to_numpy(), features.to_numpy(np.float64), [(0.0, 0, "")]
+    label, columns, found = targets["label"].to_numpy(), Sorted.of(features.to_numpy()), [(0.0, 0, "")]
     def strongest(alike: np.ndarray, names: list[str]) -> tuple[float, int, str]:
         i, j = np.unravel_index(alike.argmax(), alike.shape)
         return float(alike[i, j]), int(i), names[j]
     groups = {side: np.flatnonzero(label == side) for side in (1, -1, 0)}
     if sides and min(len(groups[1]), len(groups[-1])) >= LEAST_ROWS:
-        found.append(strongest(separation(x[label != 0], label[label != 0] > 0)[:, None], ["label"]))
+        found.append(strongest(separation(columns.ranks(np.where(label != 0, 0, -1)), label > 0)[:, None], ["label"]))
     if "exit_price" in targets and len(label) > LEAST_ROWS:
-        found.append(strongest(rank_likeness(np.diff(x, axis=0), np.diff(targets[["exit_price"]].to_numpy(np.float64), axis=0)), ["exit_price"]))
+        steps = [Sorted.of(np.diff(x, axis=0)).ranks() for x in (columns.x.T.astype(np.float64), targets[["exit_price"]].to_numpy(np.float64))]
+        found.append(strongest(rank_likeness(*steps), ["exit_price"]))
+    by_side = columns.ranks(label + 1, 3)
     for side, rows in groups.items():
         known = [c for c in OUTCOMES if c in targets and c not in (*SIDED, *FIXED[side], "exit_price")]
-        if len(rows) >= LEAST_ROWS and known: found.append(strongest(rank_likeness(x[rows], targets[known].to_numpy(np.float64)[rows]), known))
+        if len(rows) >= LEAST_ROWS and known: found.append(strongest(rank_likeness(by_side[:, rows], Sorted.of(targets[known].to_numpy(np.float64)[rows]).ranks()), known))
     value, i, outcome = max(found)
     return judge("copy of an outcome", min(value, 1.0), most, "The feature repeats what the label knows: remove it.", f"{features.columns[i]} ~ {outcome}")
 

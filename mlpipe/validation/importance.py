@@ -4,23 +4,23 @@
 
 # %% auto #0
 __all__ = ['BINS', 'PSEUDO_ROWS', 'RIDGE', 'IMPORTANCE', 'MAX_ALONE', 'MAX_CLUSTER', 'even_rows', 'LabelledRows',
-           'correlation_clusters', 'log_losses', 'alone_skill', 'fit_linear', 'shuffled_losses', 'prior_loss',
-           'feature_importance', 'plot_importance', 'check_importance', 'permuted_skill', 'check_chance']
+           'correlation_clusters', 'log_losses', 'alone_skill', 'alone_skills', 'fit_linear', 'linear_losses',
+           'shuffled_losses', 'prior_loss', 'feature_importance', 'plot_importance', 'check_importance',
+           'permuted_skill', 'check_chance']
 
 # %% ../../nbs/validation/importance.ipynb #9bdd478d
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.optimize import minimize
-from scipy.special import log_softmax
+from numba import njit
 
 from ..models.metrics import class_index
 from ..models.prior import fit_clock_prior
 from ..splits.combinatorial import CombinatorialPurged
-from .checks import Check, judge
+from .checks import Check, Sorted, judge
 
 # %% ../../nbs/validation/importance.ipynb #2b25bc18
 def even_rows(n: int, most: int) -> np.ndarray:
@@ -52,13 +52,18 @@ class LabelledRows:
 # %% ../../nbs/validation/importance.ipynb #de5acf1a
 def correlation_clusters(x: np.ndarray, limit: float = 0.7) -> np.ndarray:
     """Cluster number of each column of x float64 (n, k), int64 from 0 in order of first appearance: average linkage on 1 - |r|, cut at |r| = `limit`."""
-    if x.shape[1] < 2: return np.zeros(x.shape[1], np.int64)
-    spread = x.std(axis=0)
+    k, spread = x.shape[1], x.std(axis=0)
     unit = np.divide(x - x.mean(axis=0), spread, out=np.zeros_like(x), where=spread > 0) / np.sqrt(len(x))
-    apart = 1 - np.abs(np.clip(unit.T @ unit, -1, 1))[np.triu_indices(x.shape[1], 1)]
-    found = fcluster(linkage(apart, "average"), 1 - limit, "distance")
-    first = {c: i for i, c in enumerate(dict.fromkeys(found.tolist()))}
-    return np.array([first[c] for c in found.tolist()], np.int64)
+    apart, cluster, size = 1 - np.abs(np.clip(unit.T @ unit, -1, 1)), np.arange(k), np.ones(k)
+    np.fill_diagonal(apart, np.inf)
+    for _ in range(k - 1):
+        i, j = sorted(divmod(int(apart.argmin()), k))                     # the two that are nearest become one, numbered by its first member
+        if not apart[i, j] <= 1 - limit: break
+        apart[i] = apart[:, i] = (size[i] * apart[i] + size[j] * apart[j]) / (size[i] + size[j])
+        apart[j] = apart[:, j] = apart[i, i] = np.inf
+        size[i] += size[j]
+        cluster[cluster == j] = i
+    return np.unique(cluster, return_inverse=True)[1].astype(np.int64)
 
 # %% ../../nbs/validation/importance.ipynb #d031eb69
 BINS = 8
@@ -79,35 +84,103 @@ def alone_skill(x: np.ndarray, at: np.ndarray, w: np.ndarray, prior: np.ndarray,
     saved = -np.log(prior[test, at[test]]) - log_losses(prior[test], ratio[where[test]], at[test])
     return float((w[test] * saved).sum() / w[test].sum())
 
+# %% ../../nbs/validation/importance.ipynb #a10ea120
+@njit(cache=True, nogil=True)
+def _bins_of(x, order, seen, at, where):
+    """Fills where (n,) with the bin of each row of x (n,) by the quantiles of the rows `seen` (bool (n,)) at the positions `at`; order: rows, sorted by x."""
+    edges, held, count, e = np.empty(len(at)), 0.0, 0, 0
+    for row in order:
+        if not seen[row]: continue
+        while e < len(at) and count == int(at[e]) + 1:
+            gap, part = x[row] - held, at[e] - int(at[e])
+            edges[e] = held + gap * part if part < 0.5 else x[row] - gap * (1 - part)      # rounded as np.quantile rounds
+            e += 1
+        held = x[row]
+        count += 1
+    e = 0
+    for row in order:
+        while e < len(at) and edges[e] <= x[row]: e += 1
+        where[row] = e
+
+@njit(cache=True, nogil=True)
+def _told_alone(x, order, quantiles, at, w, prior, train, test, pseudo, out):
+    """Fills out (k, n_test) with the probability of each test row's class `at` when `prior` (n, 3) is changed by what each of x (k, n) alone says of it."""
+    bins, where, seen = len(quantiles) + 1, np.empty(x.shape[1], np.int64), np.zeros(x.shape[1], np.bool_)
+    seen[train] = True
+    for j in range(len(x)):
+        _bins_of(x[j], order[j], seen, quantiles * (len(train) - 1), where)
+        mass, expected = np.zeros((bins, 3)), np.zeros((bins, 3))
+        for i in train:
+            mass[where[i], at[i]] += w[i]
+            for c in range(3): expected[where[i], c] += w[i] * prior[i, c]
+        ratio = (mass + pseudo) / (expected + pseudo)
+        for m in range(len(test)):
+            p, r = prior[test[m]], ratio[where[test[m]]]
+            out[j, m] = p[at[test[m]]] * r[at[test[m]]] / (p[0] * r[0] + p[1] * r[1] + p[2] * r[2])
+
+def alone_skills(x: np.ndarray, order: np.ndarray, at: np.ndarray, w: np.ndarray, prior: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """`alone_skill` of each of x (k, n), C order: float64 (k,). order: argsort of x along its rows."""
+    told = np.empty((len(x), len(test)))
+    _told_alone(x, order, np.arange(1, BINS) / BINS, at, w, prior, train, test, PSEUDO_ROWS, told)
+    saved = -np.log(prior[test, at[test]]) + np.log(told)
+    return (w[test] * saved).sum(axis=1) / w[test].sum()
+
 # %% ../../nbs/validation/importance.ipynb #b4fea4f5
 RIDGE = 0.25     # of the best skill on honest markets, or near it; a weaker one leaves most of what it learns to chance
 
-def fit_linear(x: np.ndarray, at: np.ndarray, w: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np.ndarray]:
+def fit_linear(x: np.ndarray, at: np.ndarray, w: np.ndarray, ridge: float = RIDGE, tol: float = 1e-4) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients (k, 3) and intercepts (3,) of a multinomial logistic regression of class index `at` on x (n, k); a class that is absent gets -30.
 
-    It minimises the weighted mean of the log-losses plus `ridge` / 2 times the squared coefficients.
+    It minimises the weighted mean of the log-losses plus `ridge` / 2 times the squared coefficients, until no slope is larger than `tol`.
     """
-    there, total = np.unique(at), w.sum()
-    truth = at[:, None] == there
+    there, share, wide = np.unique(at), w / w.sum(), np.vstack([x.T, np.ones(len(x))])
+    truth, rigid = at == there[:, None], np.diag(np.append(np.full(x.shape[1], ridge), 0.0))
+    prior, half = truth @ share, wide * np.sqrt(share)
+    spread, (bend, turn) = half @ half.T, np.linalg.eigh(np.diag(prior) - np.outer(prior, prior))
+    ways = [(u, np.linalg.inv(max(b, 1e-6) * spread + rigid)) for b, u in zip(bend[1:], turn.T[1:])]      # the first: all classes alike, which changes nothing
+    both, pace, before = np.zeros((len(there), len(wide))), 1.0, np.inf
+    both[:, -1] = np.log(np.maximum(prior, 1e-13))
+    for _ in range(300):
+        told = both @ wide
+        told = np.exp(told - told.max(axis=0))
+        slope = (told / told.sum(axis=0) - truth) * share @ wide.T + both @ rigid
+        steep = np.abs(slope).max()
+        if steep <= tol: break
+        pace, before = pace / 2 if steep > before else pace, steep
+        for u, inverse in ways: both -= pace * np.outer(u, u @ slope @ inverse)
     coef, intercept = np.zeros((x.shape[1], 3)), np.full(3, -30.0)
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        both = flat.reshape(-1, len(there))
-        told = log_softmax(x @ both[:-1] + both[-1], axis=1)
-        off = w[:, None] * (np.exp(told) - truth)
-        value = ridge / 2 * (both[:-1] ** 2).sum() - (w * told[truth]).sum() / total
-        return value, np.vstack([x.T @ off / total + ridge * both[:-1], off.sum(axis=0) / total]).ravel()
-    found = minimize(loss, np.zeros((x.shape[1] + 1) * len(there)), jac=True, method="L-BFGS-B", options={"maxiter": 300, "gtol": 1e-3}).x.reshape(-1, len(there))
-    coef[:, there], intercept[there] = found[:-1], found[-1]
+    coef[:, there], intercept[there] = both[:, :-1].T, both[:, -1]
     return coef, intercept
+
+def linear_losses(x: np.ndarray, at: np.ndarray, model: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Log-loss of each row of x (n, k) with class index `at` by a `model` that `fit_linear` gave: float64 (n,)."""
+    told = x @ model[0] + model[1]
+    told -= told.max(axis=1, keepdims=True)
+    return np.log(np.exp(told).sum(axis=1)) - told[np.arange(len(at)), at]
+
+# %% ../../nbs/validation/importance.ipynb #a10ea122
+@njit(cache=True, nogil=True)
+def _losses_moved(logits, moved, coef, members, ends, at, share, out):
+    """Fills out (groups,) with the log-loss, weighted by `share`, of logits (3, n) to which moved (k, n) times coef (k, 3) is added for the `members` of each group."""
+    told, first = np.empty_like(logits), 0
+    for g in range(len(ends)):
+        told[:] = logits
+        for j in members[first:ends[g]]:
+            for c in range(3):
+                for i in range(len(at)): told[c, i] += moved[j, i] * coef[j, c]
+        first, out[g] = ends[g], 0.0
+        for i in range(len(at)):
+            top = max(told[0, i], told[1, i], told[2, i])
+            out[g] += share[i] * (top + math.log(math.exp(told[0, i] - top) + math.exp(told[1, i] - top) + math.exp(told[2, i] - top)) - told[at[i], i])
 
 def shuffled_losses(x: np.ndarray, at: np.ndarray, w: np.ndarray, model: tuple[np.ndarray, np.ndarray], groups: list[np.ndarray],
                     order: np.ndarray) -> tuple[float, np.ndarray]:
     """Weighted log-loss of `model` on x (n, k), and float64 (groups,) by how much it grows when the columns of each group are shuffled together by `order`."""
     coef, intercept = model
-    logits, total = x @ coef + intercept, w.sum()
-    loss = lambda z: float(-(w * log_softmax(z, axis=1)[np.arange(len(at)), at]).sum() / total)
-    base, moved = loss(logits), x[order] - x
-    return base, np.array([loss(logits + moved[:, g] @ coef[g]) - base for g in groups])
+    share, columns, out = w / w.sum(), np.ascontiguousarray(x.T), np.empty(len(groups) + 1)
+    logits = np.ascontiguousarray((x @ coef + intercept).T)
+    _losses_moved(logits, columns[:, order] - columns, coef, np.concatenate(groups), np.cumsum([0, *map(len, groups)]), at, share, out)      # of no column first
+    return float(out[0]), out[1:] - out[0]
 
 # %% ../../nbs/validation/importance.ipynb #c823ad08
 def prior_loss(prior: np.ndarray, at: np.ndarray, w: np.ndarray, test: np.ndarray) -> float:
@@ -126,10 +199,12 @@ def feature_importance(rows: LabelledRows, n_folds: int = 4, embargo: Any = 0, s
     if len(folds) < 2: raise ValueError(f"rows must be enough for 2 purged folds, got {len(rows.y)} (importance). Give a longer history, or shorten the horizon.")
     at, clusters, rng = class_index(rows.y), correlation_clusters(rows.x), np.random.default_rng(seed)
     groups = [np.array([j]) for j in range(len(rows.names))] + [np.flatnonzero(clusters == c) for c in range(clusters.max() + 1)]
+    columns, narrow = np.ascontiguousarray(rows.x.T), rows.x.astype(np.float32)
+    order = Sorted.of(narrow if (narrow == rows.x).all() else rows.x).order      # what was read from a float32 file is sorted as such, and faster
     alone, among, skill = [], [], []
     for train, test in folds:
         prior = rows.prior(train)
-        alone.append([alone_skill(x, at, rows.w, prior, train, test) for x in rows.x.T])
+        alone.append(alone_skills(columns, order, at, rows.w, prior, train, test))
         model = fit_linear(rows.x[train], at[train], rows.w[train])
         loss, worse = shuffled_losses(rows.x[test], at[test], rows.w[test], model, groups, rng.permutation(len(test)))
         among.append(worse)
@@ -181,8 +256,7 @@ def permuted_skill(rows: LabelledRows, n: int, seed: int = 0, n_folds: int = 4, 
         at, folds = class_index(turned.y), turned.folds(n_folds, embargo)
         losses = []
         for train, test in folds:
-            coef, intercept = fit_linear(rows.x[train], at[train], turned.w[train])
-            told = -log_softmax(rows.x[test] @ coef + intercept, axis=1)[np.arange(len(test)), at[test]]
+            told = linear_losses(rows.x[test], at[test], fit_linear(rows.x[train], at[train], turned.w[train]))
             losses.append(prior_loss(turned.prior(train, by_clock=False), at, turned.w, test) - np.average(told, weights=turned.w[test]))
         skills.append(np.mean(losses))
     return np.array(skills)

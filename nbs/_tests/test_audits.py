@@ -21,7 +21,7 @@ def given(config):
     runner = PipelineRunner(config, run_id="audits")
     result = runner.run(before=TaskId("validate", "MES"))
     assert result.ok, [f"{o.task}: {o.error}" for o in result.failed]
-    return load_inputs(Task(validate, config, runner.run_dir, "MES"))
+    return load_inputs(Task(validate, config, runner.run_dir, "MES"), whole=True)
 
 
 @pytest.fixture(scope="module")
