@@ -235,7 +235,8 @@ class Renderer(RendererAgg):
         return self.kept[key]
 
     def draw_text(self, gc: Any, x: float, y: float, s: str, prop: Any, angle: float, ismath: Any = False, mtext: Any = None) -> None:
-        if ismath or angle not in (0, 90) or not gc.get_antialiased(): return super().draw_text(gc, x, y, s, prop, angle, ismath, mtext)
+        shaped = mtext is not None and hasattr(mtext, "get_fontfeatures") and mtext.get_fontfeatures()
+        if ismath or shaped or angle not in (0, 90) or not gc.get_antialiased(): return super().draw_text(gc, x, y, s, prop, angle, ismath, mtext)
         (_, _, descent), ink, right, down = self.write(s, prop)
         *rgb, alpha = gc.get_rgb()
         picture = np.empty((*ink.shape, 4), np.uint8)
