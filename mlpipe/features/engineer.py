@@ -251,7 +251,7 @@ def plot_correlations(frame: pd.DataFrame, listed: pd.DataFrame) -> "Figure":
     axes = figure.subplots()
     image = axes.imshow(corr, vmin=0, vmax=1, cmap=colormaps["cividis"].resampled(5), interpolation="nearest")
     edges = np.flatnonzero(np.r_[True, families.to_numpy()[1:] != families.to_numpy()[:-1], True])
-    for edge in edges[1:-1]: axes.axhline(edge - 0.5, color="white", lw=0.6), axes.axvline(edge - 0.5, color="white", lw=0.6)
+    for lines in (axes.hlines, axes.vlines): lines(edges[1:-1] - 0.5, -0.5, len(corr) - 0.5, color="white", lw=0.6)
     axes.set_yticks((edges[:-1] + edges[1:] - 1) / 2, families.iloc[edges[:-1]], fontsize=7)
     axes.set_xticks([])
     axes.set_title(f"{high} of {len(corr)} features repeat an earlier one above |r| = 0.9", fontsize=9)

@@ -373,11 +373,13 @@ def plot_labels(labels: pd.DataFrame, title: str = "") -> Any:
     share = {k: float((valid["touch_type"] == k).mean()) if len(valid) else 0.0 for k in (-1, 0, 1)}
     fig = Figure(figsize=(7, 2.6), layout="constrained")
     ax = fig.subplots()
-    held, base = np.arange(1, max(int(valid["bars_to_hit"].max()) if len(valid) else 1, 1) + 1), 0
+    held = np.arange(1, max(int(valid["bars_to_hit"].max()) if len(valid) else 1, 1) + 1)
+    base = np.zeros(len(held), np.int64)
     for k, name, colour in ((-1, low, "#D55E00"), (0, "time", "#999999"), (1, high, "#0072B2")):
         count = np.bincount(valid["bars_to_hit"].to_numpy()[valid["touch_type"].to_numpy() == k], minlength=len(held) + 1)[1:]
-        ax.stairs(base + count, np.append(held, held[-1] + 1) - 0.5, baseline=base, fill=True, color=colour, label=name)
+        low_high = [np.append(v, v[-1]) for v in (base, base + count)]
+        ax.fill_between(np.append(held, held[-1] + 1) - 0.5, *low_high, step="post", color=colour, label=name, lw=0)
         base = base + count
     ax.legend(fontsize=8, frameon=False, ncols=3)
-    ax.set(xlabel="bars held", ylabel="labels", title=title or f"{share[1]:.0%} reach the {high} barrier, {share[-1]:.0%} the {low}, {share[0]:.0%} neither in time")
+    ax.set(xlabel="bars held", ylabel="labels", ylim=(0, None), title=title or f"{share[1]:.0%} reach the {high} barrier, {share[-1]:.0%} the {low}, {share[0]:.0%} neither in time")
     return fig

@@ -261,12 +261,14 @@ def plot_weights(record: pd.DataFrame, weights: pd.DataFrame) -> Any:
     from mlpipe.figure import Figure
     fig = Figure(figsize=(7, 2.6), layout="constrained")
     ax = fig.subplots()
-    valid = weights["weight"] > 0
-    bins = np.linspace(0, float(weights["weight"][valid].quantile(0.99)), 50)
+    carried, outcome = (frame.to_numpy()[weights["weight"].to_numpy() > 0] for frame in (weights["weight"], record["label"]))
+    span = (0.0, float(np.quantile(carried, 0.99)) if len(carried) else 1.0)
     down, up = ("lost", "paid") if "side" in record else ("down", "up")
     for label, name, colour in ((-1, down, "#D55E00"), (0, "flat", "#777777"), (1, up, "#0072B2")):
-        ax.hist(weights["weight"][valid & (record["label"].to_numpy() == label)], bins, histtype="step", color=colour, label=name, density=True, lw=1.4)
-    share = weights["weight"][valid].nlargest(max(int(valid.sum()) // 5, 1)).sum() / weights["weight"][valid].sum()
+        count, edges = np.histogram(carried[outcome == label], 49, span)
+        ax.plot(edges.repeat(2), np.r_[0, (count / max(count.sum(), 1) / (edges[1] - edges[0])).repeat(2), 0], color=colour, label=name, lw=1.4)
+    fifth = max(len(carried) // 5, 1)
+    share = np.partition(carried, -fifth)[-fifth:].sum() / carried.sum() if len(carried) else np.nan
     ax.legend(fontsize=8, frameon=False)
-    ax.set(xlabel="weight (training mean 1)", ylabel="density", title=f"A fifth of the labels carries {share:.0%} of the weight")
+    ax.set(xlabel="weight (training mean 1)", ylabel="density", ylim=(0, None), title=f"A fifth of the labels carries {share:.0%} of the weight")
     return fig

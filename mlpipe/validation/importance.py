@@ -217,14 +217,16 @@ def feature_importance(rows: LabelledRows, n_folds: int = 4, embargo: Any = 0, s
 # %% ../../nbs/validation/importance.ipynb #37fd6838
 def plot_importance(importance: pd.DataFrame, most: int = 20):
     """Figure of the `most` features that say most alone: beside it what shuffling them, or their cluster, costs a model of all."""
-    from mlpipe.figure import Figure
+    from mlpipe.figure import Figure, draw_bars
     top = importance.head(most)
     fig = Figure(figsize=(7, 1.2 + 0.22 * len(top)), layout="constrained")
     left, right = fig.subplots(1, 2, sharey=True)
     row = np.arange(len(top))
-    left.barh(row, 1000 * top["sfi"], xerr=1000 * top["sfi_se"], color="#0072B2", ecolor="#999999")
-    right.barh(row, 1000 * top["cluster_mda"], color="#E69F00", label="its cluster shuffled")
-    right.barh(row, 1000 * top["mda"], height=0.45, color="#0072B2", label="it alone shuffled")
+    alone, error, cluster, among = 1000 * top[["sfi", "sfi_se", "cluster_mda", "mda"]].to_numpy().T
+    draw_bars(left, 0, alone, row - 0.4, 0.8, color="#0072B2", lw=0)
+    left.hlines(row, alone - error, alone + error, color="#999999")
+    draw_bars(right, 0, cluster, row - 0.4, 0.8, color="#E69F00", label="its cluster shuffled", lw=0)
+    draw_bars(right, 0, among, row - 0.225, 0.45, color="#0072B2", label="it alone shuffled", lw=0)
     left.set(yticks=row, yticklabels=top["feature"], xlabel="saved by it alone [millinats]", title="Alone")
     right.set(xlabel="lost without it [millinats]", title="Among the others")
     right.legend(fontsize=7)
