@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['HOURS', 'ZONE', 'FIRST', 'LAST', 'LIBRARY', 'METALS', 'REGULAR', 'NONE', 'OVERRIDES', 'DAY_NS', 'MINUTE_NS',
-           'EVENING', 'MAX_BREAK_SHARE', 'MIN_BREAKS', 'MIN_STRETCH', 'PADDED', 'ZONES', 'CLOCKS', 'EMPTY_MINUTES',
-           'Hours', 'library_days', 'Override', 'apply_overrides', 'session_table', 'last_opened', 'traded_until',
-           'SessionCalendar', 'get_calendar', 'traded', 'reread', 'utc_offset', 'daily_breaks', 'clock_evidence',
-           'stretches', 'prove_clock', 'bar_length', 'fitting_clocks', 'clock_table', 'calendar_diff', 'plot_clock']
+           'EVENING', 'MAX_BREAK_SHARE', 'MIN_BREAKS', 'MIN_STRETCH', 'PADDED', 'ZONES', 'CLOCKS', 'Clock', 'Readings',
+           'EMPTY_MINUTES', 'Hours', 'library_days', 'Override', 'apply_overrides', 'session_table', 'last_opened',
+           'traded_until', 'SessionCalendar', 'get_calendar', 'traded', 'reread', 'utc_offset', 'daily_breaks',
+           'clock_evidence', 'stretches', 'by_clock', 'prove_clock', 'bar_length', 'fitting_clocks', 'clock_table',
+           'calendar_diff', 'plot_clock']
 
 # %% ../../nbs/data/sessions.ipynb #9682ae6d
 from dataclasses import dataclass
@@ -261,23 +262,34 @@ def _worst_share(breaks: pd.DataFrame) -> float:
     return float((core / np.maximum(around, 1))[enough].max())
 
 # %% ../../nbs/data/sessions.ipynb #4680bffe
-def prove_clock(ts_ns: np.ndarray, volume: np.ndarray | None, calendar: SessionCalendar | str, zone: str = "UTC", stamping: str = "start") -> dict[str, Any]:
+Clock = tuple[str, str]     # zone and stamping
+Readings = dict[tuple[Clock, Clock], pd.DataFrame]     # what `daily_breaks` say of the same bars, by the declared clock and the one that was tried
+
+def by_clock(readings: Readings, ts: np.ndarray, calendar: SessionCalendar, bar_ns: int, declared: Clock, clock: Clock) -> pd.DataFrame:
+    """`daily_breaks` by `clock`, from `readings` where they are known there."""
+    if (declared, clock) not in readings: readings[declared, clock] = daily_breaks(ts, calendar, bar_ns, declared, clock)
+    return readings[declared, clock]
+
+# %% ../../nbs/data/sessions.ipynb #13178e3d
+def prove_clock(ts_ns: np.ndarray, volume: np.ndarray | None, calendar: SessionCalendar | str, zone: str = "UTC", stamping: str = "start",
+                readings: Readings | None = None) -> dict[str, Any]:
     """Evidence that bars starting at `ts_ns` (int64 UTC, sorted, as read by the declared `zone` and `stamping`) keep the calendar's breaks.
 
-    volume: of each bar, or None. Returns a JSON-able dict: proved, zone, stamping, bar_minutes, reason, fits (usual clocks that the stamps fit) and the
+    volume: of each bar, or None. readings: a dict that keeps what was read, for `clock_table` of the same bars. Returns a JSON-able dict: proved, zone, stamping, bar_minutes, reason, fits (usual clocks that the stamps fit) and the
     figures of `clock_evidence`. Raises ValueError, naming the clock that fits, when the declared one cannot be right.
     """
     calendar = get_calendar(calendar) if isinstance(calendar, str) else calendar
     ts, declared = traded(ts_ns, volume), (zone, stamping)
     bar_ns = bar_length(ts)
-    evidence = clock_evidence(daily_breaks(ts, calendar, bar_ns))
+    known = {} if readings is None else readings
+    evidence = clock_evidence(by_clock(known, ts, calendar, bar_ns, declared, declared))
     out = {"proved": False, "zone": zone, "stamping": stamping, "bar_minutes": bar_ns / MINUTE_NS, **evidence}
     if evidence["breaks"] < MIN_BREAKS:
         return out | {"fits": [], "reason": f"{evidence['breaks']} daily breaks seen, {MIN_BREAKS} needed"}
-    readings = fitting_clocks(ts, calendar, bar_ns, declared)
-    fits = list(readings)
+    starts = fitting_clocks(ts, calendar, bar_ns, declared, known)
+    fits = list(starts)
     if evidence["problem"]: raise ValueError(_clock_error(out, fits, calendar))
-    others = [c for c in fits if not np.array_equal(readings[c], ts[::_every(ts)])]
+    others = [c for c in fits if not np.array_equal(starts[c], ts[::_every(ts)])]
     return out | {"proved": not others, "fits": [" ".join(c) for c in fits],
                   "reason": "no traded bar in the daily break" if not others else "more than one clock fits: " + ", ".join(" ".join(c) for c in others)}
 
@@ -287,11 +299,11 @@ def bar_length(ts: np.ndarray) -> int:
     parts = [ts] if len(ts) <= 1 << 20 else [ts[k:k + (1 << 16)] for k in np.linspace(0, len(ts) - (1 << 16), 8).astype(np.int64)]
     return int(np.median(np.concatenate([np.diff(part) for part in parts])))
 
-def fitting_clocks(ts: np.ndarray, calendar: SessionCalendar, bar_ns: int, declared: tuple[str, str]) -> dict[tuple[str, str], np.ndarray]:
+def fitting_clocks(ts: np.ndarray, calendar: SessionCalendar, bar_ns: int, declared: Clock, readings: Readings) -> dict[Clock, np.ndarray]:
     """The usual clocks by which the bars keep the breaks, each with a sample of the bar starts that it gives; of clocks that give the same, the first."""
     out: dict[tuple[str, str], np.ndarray] = {}
     for clock in dict.fromkeys((declared, *CLOCKS)):
-        evidence = clock_evidence(daily_breaks(ts, calendar, bar_ns, declared, clock))
+        evidence = clock_evidence(by_clock(readings, ts, calendar, bar_ns, declared, clock))
         if evidence["breaks"] < MIN_BREAKS or evidence["problem"]: continue
         reading = reread(ts[::_every(ts)], bar_ns, declared, clock)
         if not any(np.array_equal(reading, known) for known in out.values()): out[clock] = reading
@@ -312,17 +324,19 @@ def _clock_error(found: dict[str, Any], fits: list[tuple[str, str]], calendar: S
             f"{'The stamps fit: ' + mend if fits else mend}.")
 
 # %% ../../nbs/data/sessions.ipynb #daa5d04d
-def clock_table(ts_ns: np.ndarray, volume: np.ndarray | None, calendar: SessionCalendar | str, declared: tuple[str, str] = ("UTC", "start")) -> pd.DataFrame:
+def clock_table(ts_ns: np.ndarray, volume: np.ndarray | None, calendar: SessionCalendar | str, declared: Clock = ("UTC", "start"),
+                readings: Readings | None = None) -> pd.DataFrame:
     """The share of bars in the daily break by every usual clock, for each month and each stretch between clock changes.
 
-    ts_ns: sorted bar starts as read by the clock `declared` (zone, stamping). Columns kind ("month", "stretch", "all"), period (text), zone, stamping, declared (bool),
+    ts_ns: sorted bar starts as read by the clock `declared` (zone, stamping). readings: of `prove_clock` for the same bars. Columns kind ("month", "stretch", "all"), period (text), zone, stamping, declared (bool),
     breaks (seen), bars (around them), inside, share, at_open (share of breaks with a bar at the open), fits (the clock, over all periods). No rows
     where the data show no break.
     """
     calendar = get_calendar(calendar) if isinstance(calendar, str) else calendar
     ts, clocks = traded(ts_ns, volume), list(dict.fromkeys((declared, *CLOCKS)))
     bar_ns = bar_length(ts)
-    found = [daily_breaks(ts, calendar, bar_ns, declared, clock) for clock in clocks]
+    known = {} if readings is None else readings
+    found = [by_clock(known, ts, calendar, bar_ns, declared, clock) for clock in clocks]
     evidence = [clock_evidence(breaks) for breaks in found]
     sums = _by_period(pd.concat([breaks.assign(clock=k) for k, breaks in enumerate(found)], ignore_index=True))
     of = lambda values, dtype: pd.Series(np.array(values)[sums["clock"]], dtype=dtype)

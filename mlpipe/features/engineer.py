@@ -224,8 +224,10 @@ class FeatureEngineer(EngineerState):
 # %% ../../nbs/features/engineer.ipynb #b1aedfd0
 def constant_features(frame: pd.DataFrame) -> list[str]:
     """Features of `frame` that have one value only."""
-    values = frame.drop(columns="datetime")
-    return values.columns[values.min().to_numpy() == values.max().to_numpy()].tolist()
+    features = frame.columns.drop("datetime")
+    if not len(frame): return []
+    columns = ((name, frame[name].to_numpy()) for name in features)
+    return [name for name, values in columns if (known := values[~np.isnan(values)]).size and known.min() == known.max()]
 
 def correlations(frame: pd.DataFrame, rows: int = 5000) -> pd.DataFrame:
     """Correlation matrix of the features that vary in them, over at most `rows` rows spread evenly."""

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['THREAD_VARIABLES', 'LIMIT', 'DEMO', 'upstream_records', 'input_hashes', 'input_facts', 'now', 'emitter',
-           'set_threads', 'peak_mb', 'alive', 'sweep', 'temporary_out', 'rare_collections', 'sealed_reads', 'run_task',
+           'set_threads', 'peak_mb', 'alive', 'sweep', 'temporary_out', 'keep_freed_memory', 'sealed_reads', 'run_task',
            'link_tree', 'reuse_task', 'TaskOutput', 'task_output', 'project_root', 'runs_root', 'demo_config',
            'prepare_demo', 'run_by_hand']
 
 # %% ../../nbs/pipeline/execute.ipynb #eda75114
-import gc
+import ctypes
 import json
 import os
 import resource
@@ -20,13 +20,16 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
+
+import pyarrow
 
 from ..config import PipelineConfig, find_settings, get_config, load_config, package_dir
 from .cache import Index, key_of, key_parts
 from .manifest import SCHEMA, file_facts, publish, read_record
-from .stage import Stage, StageResult, Task, TaskId, get_stage, read_file, run_name, stage_needs
+from .stage import Stage, StageResult, Task, TaskId, get_stage, rare_collections, read_file, run_name, stage_needs
 
 # %% ../../nbs/pipeline/execute.ipynb #28ca7a4a
 def upstream_records(run_dir: Path, needs: list[TaskId], task: TaskId) -> dict[TaskId, dict]:
@@ -106,14 +109,15 @@ def temporary_out(folder: Path) -> Iterator[Path]:
     try: yield made
     finally: shutil.rmtree(made, ignore_errors=True)
 
-# %% ../../nbs/pipeline/execute.ipynb #38ab9ed3
-@contextmanager
-def rare_collections(fewer: int = 100) -> Iterator[None]:
-    """Cyclic garbage is looked for `fewer` times less often inside; as before afterwards."""
-    before = gc.get_threshold()
-    gc.set_threshold(before[0] * fewer, *before[1:])
-    try: yield
-    finally: gc.set_threshold(*before)
+# %% ../../nbs/pipeline/execute.ipynb #2bded3ea
+@lru_cache(maxsize=None)
+def keep_freed_memory() -> bool:
+    """Has this process keep what it frees, where its C library is one that can be told so (glibc); True when it does."""
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+    try: tell = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return False
+    trim_threshold, mmap_threshold = -1, -3        # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3): what is kept at most, and from which size a block has pages of its own
+    return bool(tell(mmap_threshold, 32 << 20) and tell(trim_threshold, 256 << 20))
 
 # %% ../../nbs/pipeline/execute.ipynb #b4f8ad94
 def sealed_reads(record: dict) -> list[str]:
@@ -127,6 +131,7 @@ def run_task(run_dir: Path | str, task_id: TaskId) -> dict:
     records = upstream_records(run_dir, stage_needs(stage, config, task_id), task_id)
     parts = key_parts(stage, config, task_id, input_hashes(records), Index(run_dir.parent).store)
     set_threads(stage.threads)
+    keep_freed_memory()
     started, clock, cpu = now(), time.perf_counter(), time.process_time()
     skipped = {n.stage for n, r in records.items() if r["status"] == "skipped"}
     folder = run_dir / task_id.folder()

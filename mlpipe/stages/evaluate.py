@@ -173,7 +173,7 @@ def open_market(task: Task) -> tuple[Market, Boundaries, int]:
     labels, rules = task.settings.labels, task.settings.backtest
     found = task.read("optimize", "barriers.json") if task.has("optimize") else {}
     barriers = BarrierParams(**{k: found[k] for k in ("k_up", "k_down", "max_bars")}) if found else task.barriers
-    bars, minutes = task.read("clean", "bars.parquet"), pd.read_parquet(task.path("clean", "minutes.parquet"), columns=["datetime", "open", "high", "low"])
+    bars, minutes = task.read("clean", "bars.parquet"), task.read("clean", "minutes.parquet", columns=["datetime", "open", "high", "low"])
     costs = Costs.of(task.instrument, rules.commission, rules.slippage_ticks)
     market = Market(bars, atr(bars, labels.atr_period), barriers, costs, labels.entry, labels.flat_by_close, minutes, rules.contracts, rules.sizing, side_of(bars, labels))
     return market, Boundaries.from_json(task.read("split", "boundaries.json")), int(found.get("trials", 1))

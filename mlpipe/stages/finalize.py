@@ -38,10 +38,10 @@ def chosen_barriers(task: Task) -> BarrierParams:
 def finalize(task: Task) -> StageResult:
     """Bars and chosen barriers in; final labels with quality and weights out."""
     bars, settings, barriers = task.read("clean", "bars.parquet"), task.settings, chosen_barriers(task)
-    minutes = pd.read_parquet(task.path("clean", "minutes.parquet"), columns=list(MINUTES))
+    minutes = task.read("clean", "minutes.parquet", columns=MINUTES)
     cost = round_trip(task.instrument, settings.backtest.commission, settings.backtest.slippage_ticks)
     record = label_bars(bars, minutes, barriers, task.instrument, settings.labels.whole(), cost)
-    train = training_rows(bars, record, pd.read_parquet(task.path("features", "features.parquet"), columns=["datetime"])["datetime"], settings.splits.whole())
+    train = training_rows(bars, record, task.read("features", "features.parquet", columns=["datetime"])["datetime"], settings.splits.whole())
     if not train.any():
         raise ValueError(f"training labels must be at least one, got none of {len(bars)} bars ({task.symbol}, stage finalize). "
                          "Give more bars: features need a warm-up, labels a horizon.")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUP', 'SPAN_RULE', 'SETTINGS', 'external_files', 'Market', 'moment', 'Files', 'source_of', 'check_clock', 'Span',
-           'write_frames', 'summarise', 'rolls_within', 'ingest']
+           'nullable', 'write_frames', 'summarise', 'rolls_within', 'ingest']
 
 # %% ../../nbs/stages/ingest.ipynb #8687d74a
 from collections.abc import Iterable, Iterator
@@ -21,11 +21,11 @@ from ..data.contracts import no_rolls
 from ..data.formats import ReadRules, stream_bars
 from ..data.profiles import profile_of
 from ..data.rows import quarantine_frame
-from ..data.sessions import clock_table, get_calendar, prove_clock
+from ..data.sessions import Readings, clock_table, get_calendar, prove_clock
 from ..data.sources import find_source
 from ..data.synthetic import synthetic_market
 from ..instruments import Instrument
-from ..pipeline.stage import StageResult, Task, register_stage
+from ..pipeline.stage import StageResult, Task, arrow_table, parquet_options, register_stage
 
 # %% ../../nbs/stages/ingest.ipynb #5394c1bb
 def external_files(settings: Any, symbol: str) -> list[Path]:
@@ -79,6 +79,7 @@ class Files:
         self.instrument, self.trust, self.profile = instrument, data.trust_clock, profile_of(data, settings.profile, symbol)
         rules = ReadRules(data.max_bad_share, tuple(data.repair), data.contract.get(symbol, ""), data.adjust, data.trade_minutes,
                           moment(data.start, "data.start"), moment(data.end, "data.end"))
+        self.readings: Readings = {}
         self.stream = stream_bars(external_files(settings, symbol), self.profile, rules, get_calendar(instrument.calendar), symbol)
 
     def __iter__(self) -> Iterator[pd.DataFrame]: return iter(self.stream)
@@ -89,7 +90,7 @@ class Files:
     def facts(self) -> dict[str, Any]:
         """The record of what was read. Raises ValueError where the clock cannot be right."""
         facts = self.stream.facts()
-        clock = check_clock(*self.stream.traded(), self.instrument, self.zone, facts["stamping"], self.trust)
+        clock = check_clock(*self.stream.traded(), self.instrument, self.zone, facts["stamping"], self.trust, self.readings)
         return {**facts, "clock": {"stamps": facts["clock"], **clock}}
 
     @property
@@ -100,7 +101,7 @@ class Files:
     def clocks(self) -> pd.DataFrame:
         """The share of bars in the daily break by month, by stretch between clock changes and over all, for every usual clock."""
         ts, traded = self.stream.traded()
-        return clock_table(ts, traded, self.instrument.calendar, (self.zone, self.profile.stamping))
+        return clock_table(ts, traded, self.instrument.calendar, (self.zone, self.profile.stamping), self.readings)
 
     def quarantine(self) -> pd.DataFrame:
         """The rows set aside."""
@@ -111,13 +112,13 @@ def source_of(settings: Any, instrument: Instrument) -> Market | Files:
     return Market(instrument, settings) if settings.data.source == "synthetic" else Files(settings, instrument)
 
 # %% ../../nbs/stages/ingest.ipynb #8cfc81c8
-def check_clock(ts_ns: np.ndarray, traded: np.ndarray, instrument: Instrument, zone: str, stamping: str, trust: bool) -> dict[str, Any]:
+def check_clock(ts_ns: np.ndarray, traded: np.ndarray, instrument: Instrument, zone: str, stamping: str, trust: bool, readings: Readings | None = None) -> dict[str, Any]:
     """Evidence that the bars keep the breaks of the instrument's calendar. Raises ValueError, naming the clock that fits, where they do not.
 
-    ts_ns: int64 starts of the bars; traded: which of them have volume.
+    ts_ns: int64 starts of the bars; traded: which of them have volume; readings: see `prove_clock`.
     """
     if trust: return {"proved": False, "zone": zone, "stamping": stamping, "reason": "not examined: data.trust_clock is set"}
-    try: return prove_clock(ts_ns, traded, instrument.calendar, zone, stamping)
+    try: return prove_clock(ts_ns, traded, instrument.calendar, zone, stamping, readings)
     except ValueError as e: raise ValueError(f"{instrument.symbol}: {e}") from None
 
 # %% ../../nbs/stages/ingest.ipynb #7e48a93b
@@ -149,14 +150,17 @@ class Span:
 # %% ../../nbs/stages/ingest.ipynb #4ad72ccf
 GROUP = 1_048_576        # rows of a group, as pyarrow makes them on its own
 
+def nullable(table: pa.Table) -> pa.Table:
+    """`table`, every column of which may hold nulls: a later frame may have some where an early one has none."""
+    return pa.Table.from_arrays(table.columns, schema=pa.schema([f.with_nullable(True) for f in table.schema], table.schema.metadata))
+
 def write_frames(path: Path, frames: Iterable[pd.DataFrame], group: int = GROUP) -> Path:
-    """Writes frames of the same columns as one parquet file, as `task.write` writes one frame."""
+    """Writes frames of the same columns as one parquet file, the same however the rows are cut into frames."""
     writer, waiting = None, None
     try:
         for frame in frames:
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            numbers = [f.name for f in table.schema if pa.types.is_floating(f.type)]
-            writer = writer or pq.ParquetWriter(path, table.schema, compression="lz4", use_dictionary=False, use_byte_stream_split=numbers)
+            table = nullable(arrow_table(frame))
+            writer = writer or pq.ParquetWriter(path, table.schema, **parquet_options(table.schema))
             waiting = table if waiting is None else pa.concat_tables([waiting, table])
             while waiting.num_rows >= group:
                 writer.write_table(waiting.slice(0, group).combine_chunks(), group)

@@ -69,7 +69,7 @@ def label_summary(record: pd.DataFrame, barriers: BarrierParams, until: pd.Times
 def label(task: Task) -> StageResult:
     """clean's bars in; one label record per bar out, with the default barriers of symbol and horizon."""
     bars, settings = task.read("clean", "bars.parquet"), task.settings
-    minutes = pd.read_parquet(task.path("clean", "minutes.parquet"), columns=list(MINUTES))
+    minutes = task.read("clean", "minutes.parquet", columns=MINUTES)
     cost = round_trip(task.instrument, settings.backtest.commission, settings.backtest.slippage_ticks)
     record = label_bars(bars, minutes, task.barriers, task.instrument, settings.labels.whole(), cost)
     if record["label"].eq(-99).all():

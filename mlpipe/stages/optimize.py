@@ -75,7 +75,7 @@ def optimize(task: Task) -> StageResult:
     settings, default = task.settings, task.barriers
     bars = task.read("clean", "bars.parquet")
     train_end = boundaries(bars, settings.splits.whole()).train_end
-    span = searched_span(bars, settings.splits.whole(), pd.read_parquet(task.path("clean", "minutes.parquet"), columns=["datetime", "open", "high", "low", "ts_close"]))
+    span = searched_span(bars, settings.splits.whole(), task.read("clean", "minutes.parquet", columns=["datetime", "open", "high", "low", "ts_close"]))
     instrument = with_costs(task.instrument, settings.backtest.commission, settings.backtest.slippage_ticks)
     rules = (default, instrument, settings.labels.whole(), settings.search.whole())
     looked = looks(span, fold_ends(len(span.bars), settings.search.folds), *rules)

@@ -263,7 +263,7 @@ def borrowed_pictures(task: Task) -> dict[str, bytes]:
                 settings=("bars",), libs=("matplotlib",))
 def report(task: Task) -> StageResult:
     """In: what the stages before it wrote. Out: card.html, card.md, and their pictures. Counts no label of the test span."""
-    column = lambda stage, name, *columns: pd.read_parquet(task.path(stage, name), columns=list(columns))
+    column = lambda stage, name, *columns: task.read(stage, name, columns=columns)
     rows = column("split", "rows.parquet", "datetime", "split")
     closes = session_closes(column("clean", "bars.parquet", "datetime", "close", "session", "segment"), rows)
     borders = task.read("split", "boundaries.json")

@@ -33,7 +33,7 @@ def scale(task: Task) -> StageResult:
     """In: features, catalogue, rows, borders. Out: three scaled files, scaler.json, drift.json."""
     features, catalogue = task.read("features", "features.parquet"), task.read("features", "catalogue.json")
     rows, limits = task.read("split", "rows.parquet"), Boundaries.from_json(task.read("split", "boundaries.json"))
-    t1 = task.read("split", "targets_train.parquet")["t1"]
+    t1 = task.read("split", "targets_train.parquet", columns=["t1"])["t1"]
     scaled = scale_rows(features, rows, limits, catalogue, ScalerConfig.from_settings(task.settings.scaling), t1)
     for name in ("train", "val", "test"):
         task.write(f"{task.symbol}_{task.settings.bars.minutes}m_{name}_scaled.parquet", getattr(scaled, name))

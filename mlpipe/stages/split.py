@@ -44,8 +44,8 @@ def session_rows(bars: pd.DataFrame) -> int:
 @register_stage("split", after=("clean", "features", "finalize"), per="symbol", settings=("splits", "null"), libs=("numpy", "pandas"))
 def split(task: Task) -> StageResult:
     """In: bars, feature rows, final labels. Out: rows.parquet, targets of each block, boundaries.json, splits.png."""
-    bars = pd.read_parquet(task.path("clean", "bars.parquet"), columns=["datetime", "ts_close", "session"])
-    record = labels_of(pd.read_parquet(task.path("features", "features.parquet"), columns=["datetime"])["datetime"], task.read("finalize", "labels.parquet"), task.symbol)
+    bars = task.read("clean", "bars.parquet", columns=["datetime", "ts_close", "session"])
+    record = labels_of(task.read("features", "features.parquet", columns=["datetime"])["datetime"], task.read("finalize", "labels.parquet"), task.symbol)
     splits = task.settings.splits
     limits = boundaries(bars, splits)
     wait = embargo_bars(bars, splits.embargo_sessions, limits)
