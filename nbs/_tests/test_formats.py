@@ -40,9 +40,9 @@ def config_of(path, settings):
 def proofs():
     """The same bars on the same clock are proved once: the forms differ before that."""
     known, prove = {}, ingest.prove_clock
-    def once(ts, volume, calendar, zone, stamping):
+    def once(ts, volume, calendar, zone, stamping, readings):
         key = hash((ts.tobytes(), volume.tobytes(), calendar, zone, stamping))
-        if key not in known: known[key] = prove(ts, volume, calendar, zone, stamping)
+        if key not in known: known[key] = prove(ts, volume, calendar, zone, stamping, readings)
         return known[key]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ingest, "prove_clock", once)
