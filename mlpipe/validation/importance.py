@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numba import njit
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.special import log_softmax
 
 from ..models.metrics import class_index
 from ..models.prior import fit_clock_prior
@@ -52,18 +54,11 @@ class LabelledRows:
 # %% ../../nbs/validation/importance.ipynb #de5acf1a
 def correlation_clusters(x: np.ndarray, limit: float = 0.7) -> np.ndarray:
     """Cluster number of each column of x float64 (n, k), int64 from 0 in order of first appearance: average linkage on 1 - |r|, cut at |r| = `limit`."""
-    k, spread = x.shape[1], x.std(axis=0)
+    if x.shape[1] < 2: return np.zeros(x.shape[1], np.int64)
+    spread = x.std(axis=0)
     unit = np.divide(x - x.mean(axis=0), spread, out=np.zeros_like(x), where=spread > 0) / np.sqrt(len(x))
-    apart, cluster, size = 1 - np.abs(np.clip(unit.T @ unit, -1, 1)), np.arange(k), np.ones(k)
-    np.fill_diagonal(apart, np.inf)
-    for _ in range(k - 1):
-        i, j = sorted(divmod(int(apart.argmin()), k))                     # the two that are nearest become one, numbered by its first member
-        if not apart[i, j] <= 1 - limit: break
-        apart[i] = apart[:, i] = (size[i] * apart[i] + size[j] * apart[j]) / (size[i] + size[j])
-        apart[j] = apart[:, j] = apart[i, i] = np.inf
-        size[i] += size[j]
-        cluster[cluster == j] = i
-    return np.unique(cluster, return_inverse=True)[1].astype(np.int64)
+    apart = 1 - np.abs(np.clip(unit.T @ unit, -1, 1))[np.triu_indices(x.shape[1], 1)]
+    return pd.factorize(fcluster(linkage(apart, "average"), 1 - limit, "distance"))[0].astype(np.int64)
 
 # %% ../../nbs/validation/importance.ipynb #d031eb69
 BINS = 8
@@ -154,9 +149,7 @@ def fit_linear(x: np.ndarray, at: np.ndarray, w: np.ndarray, ridge: float = RIDG
 
 def linear_losses(x: np.ndarray, at: np.ndarray, model: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Log-loss of each row of x (n, k) with class index `at` by a `model` that `fit_linear` gave: float64 (n,)."""
-    told = x @ model[0] + model[1]
-    told -= told.max(axis=1, keepdims=True)
-    return np.log(np.exp(told).sum(axis=1)) - told[np.arange(len(at)), at]
+    return -log_softmax(x @ model[0] + model[1], axis=1)[np.arange(len(at)), at]
 
 # %% ../../nbs/validation/importance.ipynb #a10ea122
 @njit(cache=True, nogil=True)
