@@ -4,19 +4,24 @@
 
 # %% auto #0
 __all__ = ['HOURS', 'ZONE', 'FIRST', 'LAST', 'LIBRARY', 'METALS', 'REGULAR', 'NONE', 'OVERRIDES', 'DAY_NS', 'MINUTE_NS',
-           'EVENING', 'MAX_BREAK_SHARE', 'MIN_BREAKS', 'MIN_STRETCH', 'PADDED', 'ZONES', 'CLOCKS', 'Clock', 'Readings',
-           'EMPTY_MINUTES', 'Hours', 'library_days', 'Override', 'apply_overrides', 'session_table', 'last_opened',
-           'traded_until', 'SessionCalendar', 'get_calendar', 'traded', 'reread', 'utc_offset', 'daily_breaks',
-           'clock_evidence', 'stretches', 'by_clock', 'prove_clock', 'bar_length', 'fitting_clocks', 'clock_table',
-           'calendar_diff', 'plot_clock']
+           'EVENING', 'MAX_BREAK_SHARE', 'MIN_BREAKS', 'MIN_STRETCH', 'PADDED', 'ZONES', 'CLOCKS', 'Clock', 'Reading',
+           'Readings', 'EMPTY_MINUTES', 'Hours', 'ask_library', 'library_days', 'Override', 'apply_overrides',
+           'session_table', 'last_opened', 'traded_until', 'SessionCalendar', 'get_calendar', 'traded', 'reread',
+           'utc_offset', 'daily_breaks', 'clock_evidence', 'stretches', 'by_clock', 'prove_clock', 'bar_length',
+           'fitting_clocks', 'clock_table', 'calendar_diff', 'plot_clock']
 
 # %% ../../nbs/data/sessions.ipynb #9682ae6d
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from .stamps import YEAR, clock_changes
+from ..kept import kept
 
 # %% ../../nbs/data/sessions.ipynb #d77e5d58
 @dataclass(frozen=True)
@@ -42,12 +47,19 @@ ZONE = "America/New_York"
 FIRST, LAST = "2000-01-01", "2035-12-31"
 LIBRARY = {"CME_Equity": "CME Globex Equity", "CME_Metals": "CMEGlobex_GC", "CME_Energy": "CMEGlobex_CL"}
 
-def library_days(name: str) -> tuple[pd.DatetimeIndex, pd.TimedeltaIndex]:
-    """Trade dates of calendar `name` and the library's closes, as offsets from midnight in New York."""
+def ask_library(name: str) -> tuple[list[int], list[int]]:
+    """Trade dates of calendar `name`, in days since 1970, and the library's closes in seconds from midnight in New York."""
     import pandas_market_calendars as mcal
     schedule = mcal.get_calendar(LIBRARY[name]).schedule(FIRST, LAST, tz=ZONE)
-    days = pd.DatetimeIndex(schedule.index).as_unit("ns")
-    return days, pd.DatetimeIndex(schedule["market_close"]).tz_localize(None).as_unit("ns") - days
+    days = pd.DatetimeIndex(schedule.index).as_unit("s")
+    closes = pd.DatetimeIndex(schedule["market_close"]).tz_localize(None).as_unit("s")
+    return (days.asi8 // 86_400).tolist(), (closes.asi8 - days.asi8).tolist()
+
+def library_days(name: str) -> tuple[pd.DatetimeIndex, pd.TimedeltaIndex]:
+    """Trade dates of calendar `name` and the library's closes, as offsets from midnight in New York; kept for the installed versions."""
+    stamp = [1, LIBRARY[name], FIRST, LAST, ZONE, *(version(lib) for lib in ("pandas_market_calendars", "exchange_calendars", "pandas"))]
+    days, closes = kept(find_spec("mlpipe.data.sessions").origin, f".{name}.days", stamp, lambda: ask_library(name))
+    return pd.DatetimeIndex(np.array(days, "M8[D]").astype("M8[ns]")), pd.TimedeltaIndex(np.array(closes, "m8[s]").astype("m8[ns]"))
 
 # %% ../../nbs/data/sessions.ipynb #23ed7389
 METALS = ("CME_Metals", "CME_Energy")
@@ -211,11 +223,10 @@ def reread(ts_ns: np.ndarray, bar_ns: int, declared: tuple[str, str], other: tup
     return local - utc_offset(local - utc_offset(local, other[0]), other[0]) - bar_ns * (other[1] == "end")
 
 def utc_offset(ts_ns: np.ndarray, zone: str) -> np.ndarray:
-    """Nanoseconds that the clocks of `zone` are ahead of UTC at each stamp; one conversion an hour, not one a stamp."""
+    """Nanoseconds that the clocks of `zone` are ahead of UTC at each stamp (int64 ns)."""
     if not len(ts_ns): return np.zeros(0, dtype=np.int64)
-    hours, back = np.unique(ts_ns // (60 * MINUTE_NS), return_inverse=True)
-    grid = pd.to_datetime(hours * (60 * MINUTE_NS), utc=True)
-    return (grid.tz_convert(zone).tz_localize(None).as_unit("ns").asi8 - grid.as_unit("ns").asi8)[back]
+    moments, offsets = clock_changes(zone, int(ts_ns.min() // YEAR), int(ts_ns.max() // YEAR) + 1)
+    return offsets[np.searchsorted(moments, ts_ns, side="right")]
 
 # %% ../../nbs/data/sessions.ipynb #b68babce
 def daily_breaks(ts: np.ndarray, calendar: SessionCalendar, bar_ns: int, declared: tuple[str, str] = ("UTC", "start"),
@@ -263,11 +274,14 @@ def _worst_share(breaks: pd.DataFrame) -> float:
 
 # %% ../../nbs/data/sessions.ipynb #4680bffe
 Clock = tuple[str, str]     # zone and stamping
-Readings = dict[tuple[Clock, Clock], pd.DataFrame]     # what `daily_breaks` say of the same bars, by the declared clock and the one that was tried
+Reading = tuple[pd.DataFrame, dict[str, Any]]          # `daily_breaks` and the `clock_evidence` that they are
+Readings = dict[tuple[Clock, Clock], Reading]          # of the same bars, by the declared clock and the one that was tried
 
-def by_clock(readings: Readings, ts: np.ndarray, calendar: SessionCalendar, bar_ns: int, declared: Clock, clock: Clock) -> pd.DataFrame:
-    """`daily_breaks` by `clock`, from `readings` where they are known there."""
-    if (declared, clock) not in readings: readings[declared, clock] = daily_breaks(ts, calendar, bar_ns, declared, clock)
+def by_clock(readings: Readings, ts: np.ndarray, calendar: SessionCalendar, bar_ns: int, declared: Clock, clock: Clock) -> Reading:
+    """The daily breaks by `clock` and what they say, from `readings` where they are known there."""
+    if (declared, clock) not in readings:
+        breaks = daily_breaks(ts, calendar, bar_ns, declared, clock)
+        readings[declared, clock] = breaks, clock_evidence(breaks)
     return readings[declared, clock]
 
 # %% ../../nbs/data/sessions.ipynb #13178e3d
@@ -282,7 +296,7 @@ def prove_clock(ts_ns: np.ndarray, volume: np.ndarray | None, calendar: SessionC
     ts, declared = traded(ts_ns, volume), (zone, stamping)
     bar_ns = bar_length(ts)
     known = {} if readings is None else readings
-    evidence = clock_evidence(by_clock(known, ts, calendar, bar_ns, declared, declared))
+    _, evidence = by_clock(known, ts, calendar, bar_ns, declared, declared)
     out = {"proved": False, "zone": zone, "stamping": stamping, "bar_minutes": bar_ns / MINUTE_NS, **evidence}
     if evidence["breaks"] < MIN_BREAKS:
         return out | {"fits": [], "reason": f"{evidence['breaks']} daily breaks seen, {MIN_BREAKS} needed"}
@@ -303,7 +317,7 @@ def fitting_clocks(ts: np.ndarray, calendar: SessionCalendar, bar_ns: int, decla
     """The usual clocks by which the bars keep the breaks, each with a sample of the bar starts that it gives; of clocks that give the same, the first."""
     out: dict[tuple[str, str], np.ndarray] = {}
     for clock in dict.fromkeys((declared, *CLOCKS)):
-        evidence = clock_evidence(by_clock(readings, ts, calendar, bar_ns, declared, clock))
+        _, evidence = by_clock(readings, ts, calendar, bar_ns, declared, clock)
         if evidence["breaks"] < MIN_BREAKS or evidence["problem"]: continue
         reading = reread(ts[::_every(ts)], bar_ns, declared, clock)
         if not any(np.array_equal(reading, known) for known in out.values()): out[clock] = reading
@@ -336,8 +350,7 @@ def clock_table(ts_ns: np.ndarray, volume: np.ndarray | None, calendar: SessionC
     ts, clocks = traded(ts_ns, volume), list(dict.fromkeys((declared, *CLOCKS)))
     bar_ns = bar_length(ts)
     known = {} if readings is None else readings
-    found = [by_clock(known, ts, calendar, bar_ns, declared, clock) for clock in clocks]
-    evidence = [clock_evidence(breaks) for breaks in found]
+    found, evidence = zip(*(by_clock(known, ts, calendar, bar_ns, declared, clock) for clock in clocks))
     sums = _by_period(pd.concat([breaks.assign(clock=k) for k, breaks in enumerate(found)], ignore_index=True))
     of = lambda values, dtype: pd.Series(np.array(values)[sums["clock"]], dtype=dtype)
     return sums.drop(columns="clock").assign(

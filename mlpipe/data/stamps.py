@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAT', 'SECOND', 'DAY', 'FIRST_YEAR', 'LAST_YEAR', 'YEAR_FIRST', 'MONTH_FIRST', 'DAY_FIRST', 'TIME_ONLY', 'ORDERS',
-           'UNITS', 'EARLIEST', 'LATEST', 'FORMS', 'WINDOW', 'ROUND', 'LAST', 'SPACING', 'WAY', 'HINT', 'FINE',
+           'UNITS', 'EARLIEST', 'LATEST', 'FORMS', 'YEAR', 'WINDOW', 'ROUND', 'LAST', 'SPACING', 'WAY', 'HINT', 'FINE',
            'MISSING', 'ONCE', 'JUMBLED', 'as_array', 'is_text', 'read_text', 'shown', 'in_order', 'guess_epoch',
            'text_form', 'guess_text', 'certain_compact', 'guess_forms', 'as_numbers', 'clock_changes', 'fresh_state',
            'to_utc', 'direction', 'LocalClock', 'whole_ns', 'scaled', 'epoch_ns', 'formatted', 'read_form', 'of_day',
@@ -318,17 +318,22 @@ def as_numbers(column: pa.Array) -> np.ndarray:
     return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 # %% ../../nbs/data/stamps.ipynb #4f87ebac
+YEAR = 31_556_952 * SECOND       # a mean one
+
 @cache
-def clock_changes(zone: str) -> tuple[np.ndarray, np.ndarray]:
-    """Moments (int64 ns UTC) from 1970 to 2200 at which the clocks of `zone` change, and the offsets (ns) before the first and after each. ValueError for no zone."""
+def clock_changes(zone: str, first: int = 0, last: int = 230) -> tuple[np.ndarray, np.ndarray]:
+    """Moments (int64 ns UTC) at which the clocks of `zone` change, and the offsets (ns) before the first and after each. ValueError for no zone.
+
+    From `first` to `last` mean years after 1970.
+    """
     try: tz = ZoneInfo(zone)
     except Exception: raise ValueError(f"timezone must be an IANA zone such as America/Chicago, got {zone!r}. Correct data.timezone.") from None
     ahead = lambda second: int(datetime.fromtimestamp(second, tz).utcoffset().total_seconds())
-    days = range(0, 230 * 365 * 86_400, 86_400)
-    offsets, moments = [ahead(0)], []
-    for day in days:
-        if (after := ahead(day + 86_400)) == offsets[-1]: continue
-        low, high = day, day + 86_400
+    week, (begin, end) = 7 * 86_400, (years * YEAR // SECOND for years in (first, last))
+    offsets, moments = [ahead(begin)], []
+    for start in range(begin, end, week):
+        if (after := ahead(start + week)) == offsets[-1]: continue
+        low, high = start, start + week
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if ahead(middle) == after else (middle, high)

@@ -224,10 +224,9 @@ class FeatureEngineer(EngineerState):
 # %% ../../nbs/features/engineer.ipynb #b1aedfd0
 def constant_features(frame: pd.DataFrame) -> list[str]:
     """Features of `frame` that have one value only."""
-    features = frame.columns.drop("datetime")
     if not len(frame): return []
-    columns = ((name, frame[name].to_numpy()) for name in features)
-    return [name for name, values in columns if (known := values[~np.isnan(values)]).size and known.min() == known.max()]
+    columns = ((name, column.to_numpy()) for name, column in frame.items() if name != "datetime")
+    return [name for name, values in columns if np.fmin.reduce(values) == np.fmax.reduce(values)]      # NaN only where all are NaN
 
 def correlations(frame: pd.DataFrame, rows: int = 5000) -> pd.DataFrame:
     """Correlation matrix of the features that vary in them, over at most `rows` rows spread evenly."""
@@ -235,18 +234,17 @@ def correlations(frame: pd.DataFrame, rows: int = 5000) -> pd.DataFrame:
     varying = frame.columns.drop(["datetime", *constant_features(sample)])
     return pd.DataFrame(np.corrcoef(sample[varying].to_numpy(np.float64), rowvar=False), index=varying, columns=varying)
 
-def near_copies(frame: pd.DataFrame, limit: float = 0.999999) -> list[tuple[str, str, float]]:
-    """Pairs of features whose |correlation| is above `limit`: one of them says nothing."""
-    corr = correlations(frame)
+def near_copies(corr: pd.DataFrame, limit: float = 0.999999) -> list[tuple[str, str, float]]:
+    """Pairs of features whose |correlation|, as in the matrix of `correlations`, is above `limit`: one of them says nothing."""
     a, b = np.nonzero(np.triu(np.abs(corr.to_numpy()) > limit, 1))
     return [(corr.index[i], corr.index[j], float(corr.iloc[i, j])) for i, j in zip(a, b)]
 
 # %% ../../nbs/features/engineer.ipynb #345bfb35
-def plot_correlations(frame: pd.DataFrame, listed: pd.DataFrame) -> "Figure":
-    """Absolute correlations of the features of `frame`, by family as in the catalogue `listed`."""
+def plot_correlations(corr: pd.DataFrame, listed: pd.DataFrame) -> "Figure":
+    """Absolute values of a matrix of `correlations`, by family as in the catalogue `listed`."""
     from matplotlib import colormaps
     from mlpipe.figure import Figure
-    corr = correlations(frame).abs()
+    corr = corr.abs()
     families = listed.set_index("name")["family"].loc[corr.index]
     high = int((np.triu(corr.to_numpy(), 1) > 0.9).any(axis=0).sum())
     figure = Figure(figsize=(5.4, 4.7), layout="constrained")

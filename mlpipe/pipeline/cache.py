@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTSIDE', 'FACTS', 'BASE_LIBS', 'BY_SYMBOL', 'code_digest', 'statements', 'tree_digest', 'counts', 'module_file',
-           'imported', 'keep_beside', 'module_facts', 'code_parts', 'lib_version', 'lib_versions', 'external_digest',
-           'setting_values', 'stage_code', 'own_settings', 'short_names', 'key_parts', 'key_of', 'first_difference',
-           'Index']
+           'imported', 'module_facts', 'code_parts', 'lib_version', 'lib_versions', 'external_digest', 'setting_values',
+           'stage_code', 'own_settings', 'short_names', 'key_parts', 'key_of', 'first_difference', 'Index']
 
 # %% ../../nbs/pipeline/cache.ipynb #7b656c9b
 import ast
@@ -17,7 +16,6 @@ import platform
 import sys
 import textwrap
 import uuid
-from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +24,8 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 from .. import STARTED
 from ..config import PipelineConfig, tuned_config
 from ..instruments import get_instrument
-from .manifest import SCHEMA, outputs_problem, read_record, sha256_file, sha256_json, write_atomic, write_json
+from ..kept import kept
+from .manifest import SCHEMA, outputs_problem, read_record, sha256_file, sha256_json, write_json
 from .stage import SettingsView, Stage, TaskId
 
 # %% ../../nbs/pipeline/cache.ipynb #46d1810e
@@ -85,23 +84,14 @@ def imported(tree: ast.AST, module: str, package: bool) -> set[str]:
 # %% ../../nbs/pipeline/cache.ipynb #a0846b09
 FACTS = 1     # raised when `tree_digest` or `imported` changes what it says of the same source
 
-def keep_beside(file: Path, text: str) -> None:
-    """Writes `text` beside the compiled modules in one step; not at all where Python itself may not write there."""
-    if sys.dont_write_bytecode: return
-    with suppress(OSError): write_atomic(file, text)
-
-# %% ../../nbs/pipeline/cache.ipynb #fb2986dc
 @lru_cache(maxsize=None)
 def _facts(module: str, file: Path, mtime_ns: int, size: int) -> tuple[str, tuple[str, ...]]:
     source = file.read_text(encoding="utf-8")
-    entry, stamp = Path(importlib.util.cache_from_source(str(file))).with_suffix(".facts"), sha256_json([FACTS, module, source])
-    try: kept, digest, names = json.loads(entry.read_text(encoding="utf-8"))
-    except (OSError, ValueError): kept = None
-    if kept != stamp:
+    def find() -> tuple[str, list[str]]:
         tree = ast.parse(source)
         names = sorted(imported(tree, module, file.name == "__init__.py"))
-        digest = tree_digest(tree)
-        keep_beside(entry, json.dumps([stamp, digest, names]))
+        return tree_digest(tree), names
+    digest, names = kept(file, ".facts", sha256_json([FACTS, module, source]), find)
     return digest, tuple(names)
 
 def module_facts(module: str) -> tuple[str, tuple[str, ...]] | None:

@@ -10,6 +10,7 @@ __all__ = ['THREAD_VARIABLES', 'LIMIT', 'DEMO', 'upstream_records', 'input_hashe
 
 # %% ../../nbs/pipeline/execute.ipynb #eda75114
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -143,6 +144,7 @@ def run_task(run_dir: Path | str, task_id: TaskId) -> dict:
             result, status = StageResult(metrics=task.settings.reads()), "skipped"
         else:
             with rare_collections(): result, status = stage.function(task), "ok"
+            if stage.per == "model": gc.collect()                    # a network, its trainer and its optimiser hold each other
         if not isinstance(result, StageResult):
             raise TypeError(f"a stage must return a StageResult, got {type(result).__name__} (stage {stage.name}). Return one.")
         record = {"schema": SCHEMA, "stage": stage.name, "symbol": task_id.symbol, "model": task_id.model, "status": status,

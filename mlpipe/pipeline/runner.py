@@ -30,7 +30,7 @@ from ..config import PipelineConfig, load_config, package_dir, save_config
 from .cache import Index, first_difference, key_of, key_parts
 from .execute import emitter, input_hashes, reuse_task, run_task, runs_root, set_threads, sweep, upstream_records
 from .manifest import ArtifactManifest, outputs_problem, read_record, save_manifest, sha256_json, write_atomic
-from .stage import SettingsView, Stage, TaskId, expand, load_stages, run_name
+from .stage import SettingsView, Stage, TaskId, expand, load_stages, rare_collections, run_name
 
 # %% ../../nbs/pipeline/runner.ipynb #a4a1df8a
 def make_run_id(config: PipelineConfig, name: str = "", moment: datetime | None = None) -> str:
@@ -374,7 +374,7 @@ class PipelineRunner(Planner):
         with run_lock(self.run_dir, self.wait):
             begin(self)
             try:
-                walk(self, wanted_tasks(self.graph, before), pool, reports, emitter(self.run_dir), watcher.poll, outcomes)
+                with rare_collections(): walk(self, wanted_tasks(self.graph, before), pool, reports, emitter(self.run_dir), watcher.poll, outcomes)
                 status = "ok" if RunResult(self.run_dir, outcomes, 0).ok else "failed"
                 pool.shutdown()
                 sweep(self.run_dir.rglob(".making-*"))

@@ -93,13 +93,13 @@ def plain(value: Any, where: str = "value") -> Any:
 def arrow_table(frame: Any) -> Any:
     """A DataFrame as `pyarrow.Table` that gives it back, dtypes included; columns of numbers without NaN share its memory and are never null."""
     import numpy as np, pyarrow as pa
-    numbers = {c: frame[c].to_numpy() for c, kind in frame.dtypes.items() if isinstance(kind, np.dtype) and kind.kind in "iuf"}
-    full = {c: values for c, values in numbers.items() if values.dtype.kind != "f" or not np.isnan(values).any()}
+    numbers = {c: column.to_numpy() for c, column in frame.items() if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf"}
+    full = {c: values for c, values in numbers.items() if values.dtype.kind != "f" or not np.isnan(values.min(initial=0))}
     if not full: return pa.Table.from_pandas(frame, preserve_index=False)
-    rest = pa.Table.from_pandas(frame[[c for c in frame if c not in full]], preserve_index=False)
+    rest = pa.Table.from_pandas(frame.drop(columns=list(full)), preserve_index=False)
     columns = [pa.array(full[c]) if c in full else rest.column(c) for c in frame]
     fields = [pa.field(c, column.type, nullable=c not in full) for c, column in zip(frame, columns)]
-    return pa.Table.from_arrays(columns, schema=pa.schema(fields, pa.Schema.from_pandas(frame.iloc[:0], preserve_index=False).metadata))
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields, rest.schema.metadata))       # a full column of numbers needs no word on its dtype
 
 def parquet_options(schema: Any) -> dict[str, Any]:
     """How a table of that arrow schema is written: of floats, bytes of equal weight lie side by side, smaller and twice as fast, and no least and largest are noted."""
@@ -116,7 +116,7 @@ def write_parquet(path: Path, frame: Any) -> None:
 def read_parquet(path: Path, columns: Iterable[str] | None = None) -> Any:
     """The DataFrame in `path`, or `columns` of it."""
     from pyarrow.parquet import ParquetFile
-    with ParquetFile(path) as file:
+    with ParquetFile(path, pre_buffer=False) as file:             # a local file: nothing is gained by reading ahead
         if columns is None and len(wide := wide_columns(file.schema_arrow)) >= 2 * WIDE: return read_wide(file, wide)
         return file.read(columns and list(columns), use_threads=False).to_pandas(use_threads=False)
 
@@ -301,10 +301,10 @@ def register_stage(name: str, after: Iterable[str] = (), per: Per = "symbol", se
 
 # %% ../../nbs/pipeline/stage.ipynb #38ab9ed3
 @contextmanager
-def rare_collections(fewer: int = 100) -> Iterator[None]:
-    """Cyclic garbage is looked for `fewer` times less often inside; as before afterwards."""
+def rare_collections(every: int = 70_000) -> Iterator[None]:
+    """Cyclic garbage is looked for after `every` new containers inside, unless after more already, or never; as before afterwards."""
     before = gc.get_threshold()
-    gc.set_threshold(before[0] * fewer, *before[1:])
+    gc.set_threshold(before[0] and max(before[0], every), *before[1:])
     try: yield
     finally: gc.set_threshold(*before)
 

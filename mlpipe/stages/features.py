@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..features.assembly import engineer_for, feature_files, fitting_bars, source_files, told
-from ..features.engineer import FeatureEngineer, constant_features, near_copies, plot_correlations
+from ..features.engineer import FeatureEngineer, constant_features, correlations, near_copies, plot_correlations
 from ..features.proofs import Compute, Others, check_rows, telling_cuts
 from ..pipeline.stage import StageResult, Task, register_stage
 
@@ -20,15 +20,15 @@ def build_features(engineer: FeatureEngineer, bars: pd.DataFrame, others: Others
     """The features of `bars`, the engineer fitted on their oldest quarter. Raises ValueError with too few rows for the warm-up."""
     return engineer.fit(fitting_bars(bars), others).transform(bars, others)
 
-def summarise(engineer: FeatureEngineer, bars: pd.DataFrame, frame: pd.DataFrame) -> dict[str, Any]:
-    """Rows in and out, features by family, those left out and why, constants and copies, as a JSON object."""
+def summarise(engineer: FeatureEngineer, bars: pd.DataFrame, frame: pd.DataFrame, corr: pd.DataFrame) -> dict[str, Any]:
+    """Rows in and out, features by family, those left out and why, constants and copies (by the correlations `corr`), as a JSON object."""
     everything = engineer.catalogue(everything=True)
     present, absent = (everything[(everything["left_out"] == "") == here] for here in (True, False))
     return {"rows_in": len(bars), "rows_out": len(frame), "warmup_rows": len(bars) - len(frame), "features": len(present),
             "families": present.groupby("family", sort=False).size().to_dict(), "left_out": absent.set_index("name")["left_out"].to_dict(),
             "reference": engineer.reference_, "minutes": engineer.minutes_, "first": frame["datetime"].iloc[0], "last": frame["datetime"].iloc[-1],
             "fitted_until": pd.Timestamp(engineer.seen_until_, tz="UTC"), "constant": constant_features(frame),
-            "copies": [{"feature": a, "copy_of": b, "correlation": r} for b, a, r in near_copies(frame, 0.999)]}
+            "copies": [{"feature": a, "copy_of": b, "correlation": r} for b, a, r in near_copies(corr, 0.999)]}
 
 # %% ../../nbs/stages/features.ipynb #44a22bbf
 CUTS = 8
@@ -60,12 +60,13 @@ def features(task: Task) -> StageResult:
     engineer = engineer_for(task.settings, task.symbol, task.symbols, task.instrument.calendar)
     others = {engineer.reference: task.read("clean", "bars.parquet", symbol=engineer.reference)} if engineer.reference else {}
     with told(source_files(task.settings.features.modules), "features of your own must compute without an error"): frame = build_features(engineer, bars, others)
-    summary, listed = summarise(engineer, bars, frame), engineer.catalogue()
+    corr = correlations(frame)
+    summary, listed = summarise(engineer, bars, frame, corr), engineer.catalogue()
     task.write("features.parquet", frame)
     task.write("catalogue.json", listed.to_dict("records"))
     task.write("engineer.json", engineer.state())
     task.write("proofs.json", prove(engineer.transform, bars, frame, listed, others, task.symbol))
     task.write("summary.json", summary)
-    task.figure("correlations.png", plot_correlations(frame, listed))
+    task.figure("correlations.png", plot_correlations(corr, listed))
     return StageResult(rows=len(frame), metrics={k: summary[k] for k in ("rows_in", "rows_out", "features", "reference")} | {
         "left_out": len(summary["left_out"]), "constant": len(summary["constant"]), "copies": len(summary["copies"])})
