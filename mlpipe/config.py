@@ -25,6 +25,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from .files import write_json
 from .instruments import BarrierParams, Instrument, get_barrier_params, get_instrument
 
 # %% ../nbs/config.ipynb #a7b32314
@@ -511,9 +512,7 @@ def get_config(env: str | None = None, settings: Path | str | None = None, **ove
 # %% ../nbs/config.ipynb #17481baa
 def save_config(config: PipelineConfig, file: Path) -> None:
     """Writes `config` as JSON, whole and resolved, in one step."""
-    made = Path(file).with_name(f".{Path(file).name}.{os.getpid()}")
-    made.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-    os.replace(made, file)
+    write_json(Path(file), config.model_dump(mode="json"))
 
 def load_config(file: Path) -> PipelineConfig:
     """The configuration that `save_config` wrote. Raises SettingsError when it no longer validates."""

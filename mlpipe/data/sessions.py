@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .stamps import YEAR, clock_changes
-from ..kept import kept
+from ..files import kept
 
 # %% ../../nbs/data/sessions.ipynb #d77e5d58
 @dataclass(frozen=True)

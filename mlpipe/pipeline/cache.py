@@ -23,9 +23,9 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from .. import STARTED
 from ..config import PipelineConfig, tuned_config
+from ..files import kept, write_json
 from ..instruments import get_instrument
-from ..kept import kept
-from .manifest import SCHEMA, outputs_problem, read_record, sha256_file, sha256_json, write_json
+from .manifest import SCHEMA, outputs_problem, read_record, sha256_file, sha256_json
 from .stage import SettingsView, Stage, TaskId
 
 # %% ../../nbs/pipeline/cache.ipynb #46d1810e

@@ -20,6 +20,7 @@ import pandas as pd
 from ..backtest.statistics import Interval, finite, mean_interval, rank_of_best
 from ..backtest.verdict import log_gain, skill_block
 from ..config import TrainingSettings
+from ..files import write_json
 from ..models.datasets.datamodule import FinancialDataModule
 from ..models.metrics import log_loss
 from ..models.predictions import PRIORS, Fold, audit_folds
@@ -27,7 +28,7 @@ from ..models.saving import PROBABILITIES
 from ..models.trainer.out_of_fold import FoldRows, fold_module, fold_rows, record_of
 from ..models.trainer.training import ModelTrainer
 from .cpcv_trials import Configuration, cpcv_folder, looked_at, nats
-from .manifest import sha256_json, write_json
+from .manifest import sha256_json
 from .runs import Run
 from .stage import plain, read_file, write_figure, write_file
 from .tune import bar_intervals, input_digests, training_span

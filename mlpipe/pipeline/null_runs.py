@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from ..config import DataSettings, PipelineConfig, load_config, merge, nest
+from ..files import write_atomic, write_json
 from ..instruments import get_instrument
 from ..page import Markup, image, page, table, tag
 from .cache import Index
-from .manifest import sha256_json, write_atomic, write_json
+from .manifest import sha256_json
 from .report import broken
 from .runner import PipelineRunner, run_lock
 from .stage import Stage, load_stages, read_file

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .manifest import write_atomic
+from ..files import write_atomic
 from .stage import BUILT_IN
 from ..page import Markup, duration, facts, image, link, number, page, percent, short_hash, status, table, tag
 

@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping
 
 from ..config import PipelineConfig, load_config, package_dir, save_config
+from ..files import write_atomic
 from .cache import Index, first_difference, key_of, key_parts
 from .execute import emitter, input_hashes, reuse_task, run_task, runs_root, set_threads, sweep, upstream_records
-from .manifest import ArtifactManifest, outputs_problem, read_record, save_manifest, sha256_json, write_atomic
+from .manifest import ArtifactManifest, outputs_problem, read_record, save_manifest, sha256_json
 from .stage import SettingsView, Stage, TaskId, expand, load_stages, rare_collections, run_name
 
 # %% ../../nbs/pipeline/runner.ipynb #a4a1df8a

@@ -20,8 +20,9 @@ import pandas as pd
 
 from ..config import PipelineConfig
 from ..data.sessions import get_calendar
+from ..files import write_json
 from ..instruments import get_instrument
-from .manifest import sha256_json, write_json
+from .manifest import sha256_json
 from .runs import Run
 from .stage import plain, write_figure
 from ..scaling.core import ScalerConfig

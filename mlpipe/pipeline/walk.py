@@ -24,10 +24,11 @@ from ..backtest.dealt import DealtDays
 from ..backtest.statistics import finite, trade_statistics
 from ..backtest.verdict import count_trials, skill_block, skill_interval, verdict
 from ..config import PipelineConfig, WalkSettings, load_config, merge
+from ..files import write_json
 from ..primaries import primary_record, primary_words
 from .cache import Index
 from .execute import sweep
-from .manifest import ArtifactManifest, read_record, write_json
+from .manifest import ArtifactManifest, read_record
 from .runner import PipelineRunner, PlanItem, RunResult, make_plan, run_lock
 from .stage import Stage, TaskId, get_stage, read_file, write_file
 

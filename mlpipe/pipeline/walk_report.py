@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..files import write_atomic
 from ..page import Markup, image, link, number, page, percent, table, tag
-from .manifest import write_atomic
 from .report import broken, dollars, null_section, read_json, with_interval
 from .stage import read_file, write_figure
 
