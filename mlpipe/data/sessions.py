@@ -143,7 +143,8 @@ def last_opened(ts: np.ndarray, opens: np.ndarray, closes: np.ndarray, name: str
     if len(ts) and (ts.min() < opens[0] or ts.max() >= closes[-1]):
         odd = pd.Timestamp(int(ts.min() if ts.min() < opens[0] else ts.max()), tz="UTC")
         raise ValueError(f"datetime must be between {FIRST} and {LAST}, got {odd} ({name}). Check the unit and zone of the source's stamps.")
-    return np.searchsorted(opens, ts, side="right") - 1
+    if len(ts) <= len(opens) or (ts[1:] < ts[:-1]).any(): return np.searchsorted(opens, ts, side="right") - 1
+    return np.repeat(np.arange(-1, len(opens)), np.diff(np.searchsorted(ts, opens), prepend=0, append=len(ts)))     # in time order: the few are looked up among the many
 
 def traded_until(ts: np.ndarray, opens: np.ndarray, closes: np.ndarray, pause: np.ndarray, resume: np.ndarray, name: str) -> np.ndarray:
     """Nanoseconds of scheduled trading from the first session's open to each stamp."""

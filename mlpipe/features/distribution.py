@@ -81,6 +81,8 @@ def rolling_entropy(word: np.ndarray, words: int, n: int) -> np.ndarray:
     NaN until `n` words are there. The counts are whole numbers, so nothing drifts.
     """
     out, count, seen, last = np.full(word.size, np.nan), np.zeros(words, np.int64), 0, np.log(words)
+    told = np.zeros(n + 1)                                # what a word tells that occurs 0, 1, ... n times
+    for k in range(1, n + 1): told[k] = -(k / n * np.log(k / n))
     for t in range(word.size):
         if word[t] < 0: continue
         count[word[t]] += 1
@@ -90,8 +92,7 @@ def rolling_entropy(word: np.ndarray, words: int, n: int) -> np.ndarray:
             seen -= 1
         if seen < n: continue
         total = 0.0
-        for k in range(words):
-            if count[k] > 0: total -= count[k] / n * np.log(count[k] / n)
+        for k in range(words): total += told[count[k]]
         out[t] = max(total, 0.0) / last
     return out
 

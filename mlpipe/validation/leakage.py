@@ -6,7 +6,7 @@
 __all__ = ['BLOCKS', 'STEADY', 'THINNED', 'AT_ONCE', 'area_under_curve', 'rank_correlation', 'blocks_of', 'areas_under_curves',
            'rank_correlations', 'steadiness', 'free_move', 'scan_features', 'check_single_features', 'plot_scan',
            'overlaps', 'strangers', 'bars_waited', 'audit_splits', 'audit_purged', 'spoil', 'attempt', 'fit_text',
-           'moves_with_later', 'makes', 'audit_scaler']
+           'moves_with_later', 'same_bits', 'makes', 'audit_scaler']
 
 # %% ../../nbs/validation/leakage.ipynb #6d0d7ac1
 import json
@@ -206,10 +206,17 @@ def moves_with_later(marked: pd.DataFrame, block: np.ndarray, fitted: np.ndarray
 # %% ../../nbs/validation/leakage.ipynb #f8dfaf25
 AT_ONCE = 32_768     # rows that are scaled and compared together: no second copy of a block
 
+def same_bits(made: pd.DataFrame, held: pd.DataFrame) -> bool:
+    """Whether two frames of scaled features, float32 but for the row keys, have the same columns, types and values, row by row and bit by bit."""
+    if list(made.columns) != list(held.columns) or list(made.dtypes) != list(held.dtypes) or len(made) != len(held): return False
+    keys, names = ([c for c in made if (c in KEYS) == key] for key in (True, False))
+    if not all(made[key].array.equals(held[key].array) for key in keys): return False
+    return np.array_equal(*(side_by_side(f, names).to_numpy(np.float32).T.view(np.uint32) for f in (made, held)))
+
 def makes(scaler: FeatureScaler, raw: pd.DataFrame, held: pd.DataFrame) -> bool:
     """Whether `scaler` makes `held` of the raw features, bit by bit, with the same columns, types and row keys."""
     pieces = [slice(at, at + AT_ONCE) for at in range(0, max(len(raw), 1), AT_ONCE)]
-    return len(raw) == len(held) and all(scaler.transform(raw.iloc[s]).reset_index(drop=True).equals(held.iloc[s].reset_index(drop=True)) for s in pieces)
+    return len(raw) == len(held) and all(same_bits(scaler.transform(raw.iloc[s]), held.iloc[s]) for s in pieces)
 
 def audit_scaler(features: pd.DataFrame, rows: pd.DataFrame, scaled: dict[str, pd.DataFrame], state: dict[str, Any], catalogue: list[dict],
                  limits: Boundaries) -> list[Check]:
