@@ -3230,6 +3230,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'mlpipe/pipeline/stage.py'),
                                        'mlpipe.pipeline.stage._built_in': ('pipeline/stage.html#_built_in', 'mlpipe/pipeline/stage.py'),
                                        'mlpipe.pipeline.stage.arrow_table': ('pipeline/stage.html#arrow_table', 'mlpipe/pipeline/stage.py'),
+                                       'mlpipe.pipeline.stage.declaration': ('pipeline/stage.html#declaration', 'mlpipe/pipeline/stage.py'),
                                        'mlpipe.pipeline.stage.declared_stage': ( 'pipeline/stage.html#declared_stage',
                                                                                  'mlpipe/pipeline/stage.py'),
                                        'mlpipe.pipeline.stage.expand': ('pipeline/stage.html#expand', 'mlpipe/pipeline/stage.py'),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WIDE', 'Per', 'STAGES', 'BUILT_IN', 'SettingsView', 'StageResult', 'TaskId', 'run_name', 'plain', 'arrow_table',
            'parquet_options', 'write_parquet', 'read_parquet', 'wide_columns', 'read_wide', 'read_file', 'write_file',
-           'write_figure', 'TaskFacts', 'Task', 'Stage', 'register_stage', 'rare_collections', 'declared_stage',
-           'load_stages', 'get_stage', 'stage_tasks', 'stage_needs', 'expand']
+           'write_figure', 'TaskFacts', 'Task', 'Stage', 'register_stage', 'rare_collections', 'declaration',
+           'declared_stage', 'load_stages', 'get_stage', 'stage_tasks', 'stage_needs', 'expand']
 
 # %% ../../nbs/pipeline/stage.ipynb #1ac29ff3
 import ast
@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Literal, Mapping, NamedTuple
 
 from ..config import BarrierParams, PipelineConfig, SettingsError, barriers_for, tuned_config
+from ..files import kept
 from ..instruments import Instrument, get_instrument
+from .manifest import sha256_json
 
 # %% ../../nbs/pipeline/stage.ipynb #a002da05
 class SettingsView:
@@ -309,23 +311,27 @@ def rare_collections(every: int = 70_000) -> Iterator[None]:
     finally: gc.set_threshold(*before)
 
 # %% ../../nbs/pipeline/stage.ipynb #d7dc7771
-def declared_stage(name: str, source: str) -> Stage | None:
-    """The stage that `source` (of mlpipe.stages.NAME) declares, its code imported when it is first called; None where that takes an import."""
-    module = f"mlpipe.stages.{name}"
+def declaration(source: str) -> tuple[str, list, dict] | None:
+    """(function, arguments, named arguments) of the first `register_stage` in `source`; None where there is none, or not of literals alone."""
     for node in ast.parse(source).body:
         for call in getattr(node, "decorator_list", ()):
             if not isinstance(call, ast.Call) or getattr(call.func, "id", "") != "register_stage": continue
-            try: args, options = [ast.literal_eval(a) for a in call.args], {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+            try: return node.name, [ast.literal_eval(a) for a in call.args], {k.arg: ast.literal_eval(k.value) for k in call.keywords}
             except ValueError: return None
-            function = lambda task, attribute=node.name: getattr(import_module(module), attribute).function(task)
-            made = {k: tuple(v) if k in ("after", "settings", "libs") else v for k, v in options.items()}
-            return Stage(args[0], function, module=module, **made)
     return None
+
+def declared_stage(name: str, file: Path) -> Stage | None:
+    """The stage that the source in `file` (of mlpipe.stages.NAME) declares, its code imported when it is first called; None where that takes an import."""
+    source, module = file.read_text(encoding="utf-8"), f"mlpipe.stages.{name}"
+    said = kept(file, ".stage", sha256_json([1, source]), lambda: declaration(source))
+    if said is None: return None
+    attribute, args, options = said
+    function = lambda task: getattr(import_module(module), attribute).function(task)
+    return Stage(args[0], function, module=module, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
 def _built_in(name: str) -> Stage:
     if name not in STAGES:
-        file = Path(import_module("mlpipe").__file__).parent / "stages" / f"{name}.py"
-        stage = declared_stage(name, file.read_text(encoding="utf-8"))
+        stage = declared_stage(name, Path(import_module("mlpipe").__file__).parent / "stages" / f"{name}.py")
         if stage: STAGES[name] = stage
         else:
             made = vars(import_module(f"mlpipe.stages.{name}")).values()      # imported before, it does not register again

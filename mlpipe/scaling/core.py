@@ -108,12 +108,12 @@ def sorted_values(x: np.ndarray) -> np.ndarray:
     return spare.view(np.float32)
 
 # %% ../../nbs/scaling/core.ipynb #b0c4e702
-BUCKETS = 1 << 15      # by sign, exponent and six bits more: no bucket is wider than a 64th of its values
+BUCKETS = 1 << 16      # by sign, exponent and seven bits more: no bucket is wider than a 128th of its values
 
 @njit(cache=True, nogil=True)
 def fill_buckets(bits, starts, out):
     """Puts float32 values, given as uint32 `bits` (n,), into `out` float32 (n,): bucket b stands at starts[b] to starts[b + 1], int64 (BUCKETS + 1,); -0.0 counts as 0.0."""
-    top, shift, place = np.uint32(0x80000000), np.uint32(17), out.view(np.uint32)
+    top, shift, place = np.uint32(0x80000000), np.uint32(16), out.view(np.uint32)
     starts[:] = 0
     for i in range(len(bits)):
         key = np.uint32(0) if bits[i] == top else bits[i]
@@ -174,7 +174,7 @@ def count_below(out, starts, edges, counts):
     for k in range(len(edges)):
         nearest[0] = edges[k]
         key = np.uint32(0) if nearest[0] == 0 else nearest.view(np.uint32)[0]
-        b = (~key if key & top else key | top) >> np.uint32(17)
+        b = (~key if key & top else key | top) >> np.uint32(16)
         counts[k] = starts[b]
         for i in range(starts[b], starts[b + 1]): counts[k] += np.float64(out[i]) < edges[k]
 
