@@ -7,7 +7,8 @@ __all__ = ['NO_PRICE', 'HIGHEST', 'LOWEST_SCALED', 'FAR', 'MIXED', 'short_name',
            'prices_of', 'whole_column', 'as_text', 'check_scale', 'OpenPart', 'JudgedPart', 'PartReader', 'wanted',
            'check_order', 'odd_rows', 'merged', 'ReadRules', 'distances', 'bar_minutes', 'file_facts', 'to_and_fro',
            'check_one_series', 'Contracts', 'contract_values', 'choose_contracts', 'gathered', 'bars_of', 'in_blocks',
-           'says_something', 'OpenSource', 'Passes', 'Reading', 'BarStream', 'stream_bars', 'Source', 'read_bars']
+           'says_something', 'OpenSource', 'Passes', 'check_one_length', 'Reading', 'BarStream', 'stream_bars',
+           'Source', 'read_bars']
 
 # %% ../../nbs/data/formats.ipynb #0850ce44
 import hashlib
@@ -457,6 +458,13 @@ class Passes(OpenSource):
         for rows in self._pass(Account(1.0)): roll.add(roll_session(rows.ts, self.calendar), rows.contract, rows.values[-1])
         return Joiner(roll, self.names.name)
 
+# %% ../../nbs/data/formats.ipynb #3149bfb4
+def check_one_length(bins: np.ndarray, minutes: int, first: int, where: str) -> None:
+    """Raises ValueError where bars stamped at their end, of `minutes` by their distances `bins`, had another length at first, or where more than one in a hundred is shorter."""
+    short, must, advice = int(bins[1:minutes].sum()), "bars stamped at their end must keep one length", "Separate the files by bar length."
+    if minutes != first: raise ValueError(f"{must}, got {first} minutes at the beginning and {minutes} in most of the rest ({where}). {advice}")
+    if short > 0.01 * bins.sum(): raise ValueError(f"{must}, got {short} of {bins.sum()} that follow the one before by less than {minutes} minutes ({where}). {advice}")
+
 # %% ../../nbs/data/formats.ipynb #09cadd35
 class Reading(Passes):
     """One reading in earnest: bars come out, and the account is made."""
@@ -493,13 +501,7 @@ class Reading(Passes):
         if self.rows_out < 2: raise ValueError(f"a file must hold at least 2 bars, got {self.rows_out} ({self.where}). Fetch or export it again.")
         check_one_series(self._jumps, self.where)
         minutes = bar_minutes(self._bins, self.where)
-        if self.profile.stamping == "end" and not self.trades and minutes != self.minutes:
-            raise ValueError(f"bars stamped at their end must keep one length, got {self.minutes} minutes at the beginning and {minutes} in most of the rest ({self.where}). "
-                             "Separate the files by bar length.")
-        short = int(self._bins[1:minutes].sum())
-        if self.profile.stamping == "end" and not self.trades and short > 0.01 * self._bins.sum():
-            raise ValueError(f"bars stamped at their end must keep one length, got {short} of {self._bins.sum()} that follow the one before by less than {minutes} minutes ({self.where}). "
-                             "Separate the files by bar length.")
+        if self.profile.stamping == "end" and not self.trades: check_one_length(self._bins, minutes, self.minutes, self.where)
         self.minutes = minutes
 
 # %% ../../nbs/data/formats.ipynb #ce990640

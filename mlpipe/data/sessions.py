@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOURS', 'ZONE', 'FIRST', 'LAST', 'LIBRARY', 'METALS', 'REGULAR', 'NONE', 'OVERRIDES', 'DAY_NS', 'MINUTE_NS',
-           'EVENING', 'MAX_BREAK_SHARE', 'MIN_BREAKS', 'MIN_STRETCH', 'PADDED', 'ZONES', 'CLOCKS', 'Clock', 'Reading',
+           'EVENING', 'MAX_BREAK_SHARE', 'MIN_BREAKS', 'MIN_STRETCH', 'PADDED', 'ZONES', 'CLOCKS', 'Clock', 'Breaks',
            'Readings', 'EMPTY_MINUTES', 'Hours', 'ask_library', 'library_days', 'Override', 'apply_overrides',
            'session_table', 'last_opened', 'traded_until', 'SessionCalendar', 'get_calendar', 'traded', 'reread',
            'utc_offset', 'daily_breaks', 'clock_evidence', 'stretches', 'by_clock', 'prove_clock', 'bar_length',
@@ -275,10 +275,10 @@ def _worst_share(breaks: pd.DataFrame) -> float:
 
 # %% ../../nbs/data/sessions.ipynb #4680bffe
 Clock = tuple[str, str]     # zone and stamping
-Reading = tuple[pd.DataFrame, dict[str, Any]]          # `daily_breaks` and the `clock_evidence` that they are
-Readings = dict[tuple[Clock, Clock], Reading]          # of the same bars, by the declared clock and the one that was tried
+Breaks = tuple[pd.DataFrame, dict[str, Any]]           # `daily_breaks` and the `clock_evidence` that they are
+Readings = dict[tuple[Clock, Clock], Breaks]           # of the same bars, by the declared clock and the one that was tried
 
-def by_clock(readings: Readings, ts: np.ndarray, calendar: SessionCalendar, bar_ns: int, declared: Clock, clock: Clock) -> Reading:
+def by_clock(readings: Readings, ts: np.ndarray, calendar: SessionCalendar, bar_ns: int, declared: Clock, clock: Clock) -> Breaks:
     """The daily breaks by `clock` and what they say, from `readings` where they are known there."""
     if (declared, clock) not in readings:
         breaks = daily_breaks(ts, calendar, bar_ns, declared, clock)
